@@ -1,0 +1,1 @@
+"""onsale's engine: the reservation path, the drain and the reconciliation. No HTTP, no arq."""

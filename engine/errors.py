@@ -1,0 +1,66 @@
+"""The tree of errors.
+
+    OnsaleError
+    ├── Fault                    something is broken; the caller may try again
+    │   ├── Unavailable          a store is away, or its answer was lost
+    │   │   ├── RedisAway
+    │   │   └── LedgerAway
+    │   └── Overloaded           a queue or an outbox is at its bound
+    ├── Misconfigured            start-up refuses, with the reason
+    ├── Fenced                   a script met another epoch: recover
+    ├── Gap                      numbers are missing from an outbox: recover
+    └── Halted                   the drain stopped and a person must look
+
+Refusals (``sold_out`` and its kin) are answers, not errors: see ``model.Word``.
+"""
+
+from __future__ import annotations
+
+
+class OnsaleError(Exception):
+    """Whatever onsale raises."""
+
+
+class Fault(OnsaleError):
+    """Something is broken; nothing was decided, or the answer was lost. To try again is safe."""
+
+
+class Unavailable(Fault):
+    """A store is away."""
+
+
+class RedisAway(Unavailable):
+    """Redis does not answer."""
+
+
+class LedgerAway(Unavailable):
+    """Postgres does not answer."""
+
+
+class Overloaded(Fault):
+    """A queue or an outbox is at its bound."""
+
+
+class Misconfigured(OnsaleError):
+    """A server or a setting is not what the engine's promises need."""
+
+
+class Fenced(OnsaleError):
+    """The partition's Redis state is of another epoch."""
+
+    def __init__(self, partition: int, epoch: int) -> None:
+        super().__init__(f"partition {partition} is not at epoch {epoch} in Redis")
+        self.partition = partition
+        self.epoch = epoch
+
+
+class Gap(OnsaleError):
+    """Numbers are missing from an outbox."""
+
+    def __init__(self, partition: int, *, expected: int, found: int) -> None:
+        super().__init__(f"partition {partition}: expected number {expected}, found {found}")
+        self.partition = partition
+
+
+class Halted(OnsaleError):
+    """The drain of a partition stopped itself: a person must look."""

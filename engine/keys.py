@@ -1,0 +1,41 @@
+"""Every Redis key of onsale is spelled here, and nowhere else.
+
+All keys of a partition carry the hash tag ``{p}``, so that each script stays in one slot.
+"""
+
+from __future__ import annotations
+
+
+def log(partition: int) -> str:
+    """Hash: ``epoch`` (the open one), ``seq`` (last given out), ``acked`` (last the ledger took)."""
+    return f"onsale:{{{partition}}}:log"
+
+
+def outbox(partition: int) -> str:
+    """Stream: what the ledger must learn, one entry a script call."""
+    return f"onsale:{{{partition}}}:outbox"
+
+
+def event(partition: int, event_id: int) -> str:
+    """Hash: ``epoch``, ``total``, ``left``, ``name``."""
+    return f"onsale:{{{partition}}}:event:{event_id}"
+
+
+def users(partition: int, event_id: int) -> str:
+    """Hash: user → ``epoch-seq`` of the booking, then ``|`` and the key's fingerprint if any."""
+    return f"onsale:{{{partition}}}:event:{event_id}:users"
+
+
+def lease(partition: int, event_id: int) -> str:
+    """String with a time to live: the token of who is hydrating the event."""
+    return f"onsale:{{{partition}}}:event:{event_id}:lease"
+
+
+def staging(partition: int, event_id: int) -> str:
+    """Hash with a time to live: users on their way from the ledger, until they are installed."""
+    return f"onsale:{{{partition}}}:event:{event_id}:staging"
+
+
+def drained(partition: int) -> str:
+    """Channel: which numbers the ledger has taken."""
+    return f"onsale:{{{partition}}}:drained"

@@ -1,0 +1,140 @@
+"""The words of onsale as values: see docs/architecture.md for the glossary.
+
+A booking id is ``((epoch · 2³² + seq) · 2⁷ + partition)``. It is exact in a JSON number while the
+epoch stays below 2¹⁴, unique across any loss of Redis because Postgres gives the epochs out, and it
+names its own partition and number, so that no index is needed to find a booking. Ids are computed
+here only: Lua prints such numbers wrongly.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal, NamedTuple
+
+BY_HAND = 127
+"""The partition in the id of a row that a person inserted; its epoch is 0."""
+
+SEQ_BITS = 32
+PARTITION_BITS = 7
+MAX_SEQ = 2**SEQ_BITS - 1
+MAX_EPOCH = 2**14 - 1
+MAX_BOOKING_ID = 2**53 - 1
+MAX_EVENT_ID = 2**31 - 1
+MAX_USER_ID_LENGTH = 255
+MAX_BATCH = 500
+"""Users that one script call takes at most."""
+
+
+class Number(NamedTuple):
+    """A place in a partition's log: ordered by epoch, then by sequence."""
+
+    epoch: int
+    seq: int
+
+    def __str__(self) -> str:
+        """Write it as Redis writes a stream id."""
+        return f"{self.epoch}-{self.seq}"
+
+    @classmethod
+    def parse(cls, text: str | bytes) -> Number:
+        """Read ``epoch-seq``; what follows a ``|`` (a fingerprint) is left out."""
+        if isinstance(text, bytes):
+            text = text.decode()
+        epoch, _, seq = text.partition("|")[0].partition("-")
+        return cls(int(epoch), int(seq))
+
+
+def booking_id(number: Number, partition: int) -> int:
+    """The id of the booking that was given this number in this partition."""
+    if number.epoch == 0:
+        partition = BY_HAND
+    return (((number.epoch << SEQ_BITS) | number.seq) << PARTITION_BITS) | partition
+
+
+def booking_number(booking: int) -> tuple[Number, int]:
+    """The number and the partition that a booking id names: ``booking_id`` reversed."""
+    rest, partition = booking >> PARTITION_BITS, booking & (2**PARTITION_BITS - 1)
+    return Number(rest >> SEQ_BITS, rest & MAX_SEQ), partition
+
+
+class Word(StrEnum):
+    """What the engine answers a caller: two grants, a cancel, and the refusals."""
+
+    RESERVED = "reserved"
+    REPLAYED = "replayed"
+    CANCELLED = "cancelled"
+    SOLD_OUT = "sold_out"
+    ALREADY_BOOKED = "already_booked"
+    EVENT_NOT_FOUND = "event_not_found"
+    BOOKING_NOT_FOUND = "booking_not_found"
+
+
+class Status(StrEnum):
+    """The statuses of a booking."""
+
+    PENDING = "pending"
+    CONFIRMED = "confirmed"
+    CANCELLED = "cancelled"
+    REJECTED = "rejected"
+    LOST = "lost"
+
+
+class Event(NamedTuple):
+    """What people attend."""
+
+    id: int
+    name: str
+    total_seats: int
+
+
+class Reservation(NamedTuple):
+    """The answer to ``reserve``.
+
+    ``booking_id`` and ``created_at_ms`` (Unix time) are set with ``reserved`` and ``replayed``;
+    ``booking_id`` also with ``already_booked``. ``status`` says whether the ledger has it.
+    """
+
+    word: Word
+    booking_id: int = 0
+    created_at_ms: int = 0
+    status: Status = Status.PENDING
+
+
+class Cancellation(NamedTuple):
+    """The answer to ``cancel``: ``cancelled`` or ``booking_not_found``, and who knows of it."""
+
+    word: Word
+    in_ledger: bool = False
+
+
+class Booking(NamedTuple):
+    """One user's claim to one seat of one event, as it can be read back.
+
+    ``event_id`` is 0 and ``user_id`` empty where the booking is lost: nobody knows them any more.
+    """
+
+    id: int
+    event_id: int
+    user_id: str
+    created_at_ms: int
+    status: Status
+    reason: str | None = None
+    event: Event | None = None
+
+
+class Availability(NamedTuple):
+    """How many seats are left; ``source`` says who was asked."""
+
+    event: Event
+    available_seats: int
+    source: Literal["redis", "ledger"]
+
+
+class UserStatistics(NamedTuple):
+    """A user's bookings in the ledger; instants are Unix milliseconds."""
+
+    user_id: str
+    active: int
+    cancelled: int
+    first_at_ms: int | None
+    last_at_ms: int | None

@@ -1,0 +1,78 @@
+"""Settings: the environment, read once, then passed.
+
+Names are those of the first system. ``DATABASE_URL`` and ``REDIS_URL`` take precedence over
+the parts they are made of. A ``.env`` file in the working directory is read as well; the
+environment wins over it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+from urllib.parse import quote
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Everything that can be set from outside, with its unit last in the name."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    api_workers: int = Field(default=1, ge=1, le=64)
+
+    database_url: str | None = None
+    db_host: str | None = None
+    db_port: int = Field(default=5432, ge=1, le=65535)
+    db_username: str = "onsale"
+    db_password: str = ""
+    db_database: str = "onsale"
+
+    redis_url: str | None = None
+    redis_host: str | None = None
+    redis_port: int = Field(default=6379, ge=1, le=65535)
+    redis_password: str = ""
+
+    partitions: int = Field(default=16, ge=1, le=127)
+    reserve_wait_ms: int = Field(default=2000, ge=0, le=10_000)
+    outbox_bound: int = Field(default=200_000, ge=1, description="entries a partition may owe")
+    queue_bound: int = Field(default=20_000, ge=1, description="requests waiting for a script")
+    redis_timeout_ms: int = Field(default=2000, ge=10)
+    allow_volatile_redis: bool = False
+
+    rate_limit_max: int = Field(default=100, ge=0, description="0 is off")
+    rate_limit_time_window: int = Field(default=60_000, ge=1, description="milliseconds")
+
+    log_format: Literal["pretty", "json"] = "pretty"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def postgres_dsn(self) -> str:
+        """The address of the ledger."""
+        if self.database_url:
+            return self.database_url
+        login = quote(self.db_username, safe="")
+        if self.db_password:
+            login += ":" + quote(self.db_password, safe="")
+        host = self.db_host or "127.0.0.1"
+        return f"postgresql://{login}@{host}:{self.db_port}/{quote(self.db_database, safe='')}"
+
+    @property
+    def redis_dsn(self) -> str:
+        """The address of Redis."""
+        if self.redis_url:
+            return self.redis_url
+        login = f":{quote(self.redis_password, safe='')}@" if self.redis_password else ""
+        return f"redis://{login}{self.redis_host or '127.0.0.1'}:{self.redis_port}/0"
+
+    @property
+    def names_postgres(self) -> bool:
+        """Whether a ledger was named, so that none is to be started."""
+        return bool(self.database_url or self.db_host)
+
+    @property
+    def names_redis(self) -> bool:
+        """Whether a Redis was named, so that none is to be started."""
+        return bool(self.redis_url or self.redis_host)
