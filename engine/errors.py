@@ -5,10 +5,14 @@
     │   ├── Unavailable          a store is away, or its answer was lost
     │   │   ├── RedisAway
     │   │   └── LedgerAway
+    │   │       └── LedgerBroken a person must look: disk full, read-only, a missing table
     │   └── Overloaded           a queue or an outbox is at its bound
     ├── Misconfigured            start-up refuses, with the reason
     ├── Fenced                   a script met another epoch: recover
+    ├── Dirty                    an event's seats do not add up in Redis: close, then hydrate
     ├── Gap                      numbers are missing from an outbox: recover
+    ├── LedgerRefuses            the data of a batch cannot be written
+    ├── Superseded               a later shift or epoch began: stop
     └── Halted                   the drain stopped and a person must look
 
 Refusals (``sold_out`` and its kin) are answers, not errors: see ``model.Word``.
@@ -37,6 +41,10 @@ class LedgerAway(Unavailable):
     """Postgres does not answer."""
 
 
+class LedgerBroken(LedgerAway):
+    """Postgres answers, but cannot work."""
+
+
 class Overloaded(Fault):
     """A queue or an outbox is at its bound."""
 
@@ -54,12 +62,24 @@ class Fenced(OnsaleError):
         self.epoch = epoch
 
 
+class Dirty(OnsaleError):
+    """An event's seats do not add up in Redis."""
+
+
 class Gap(OnsaleError):
     """Numbers are missing from an outbox."""
 
-    def __init__(self, partition: int, *, expected: int, found: int) -> None:
-        super().__init__(f"partition {partition}: expected number {expected}, found {found}")
+    def __init__(self, partition: int, *, after: object, found: object) -> None:
+        super().__init__(f"partition {partition}: after {after} comes {found}")
         self.partition = partition
+
+
+class LedgerRefuses(OnsaleError):
+    """The data cannot be written (SQLSTATE classes 22 and 23); nothing was."""
+
+
+class Superseded(OnsaleError):
+    """A later shift or a later epoch of the partition began: stop."""
 
 
 class Halted(OnsaleError):

@@ -11,6 +11,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
+import msgspec
+
 BY_HAND = 127
 """The partition in the id of a row that a person inserted; its epoch is 0."""
 
@@ -43,6 +45,12 @@ class Number(NamedTuple):
         epoch, _, seq = text.partition("|")[0].partition("-")
         return cls(int(epoch), int(seq))
 
+    @classmethod
+    def of_booking(cls, booking: int) -> Number:
+        """The number that a booking id names: ``booking_id`` reversed."""
+        rest = booking >> PARTITION_BITS
+        return cls(rest >> SEQ_BITS, rest & MAX_SEQ)
+
 
 def booking_id(number: Number, partition: int) -> int:
     """The id of the booking that was given this number in this partition."""
@@ -51,10 +59,9 @@ def booking_id(number: Number, partition: int) -> int:
     return (((number.epoch << SEQ_BITS) | number.seq) << PARTITION_BITS) | partition
 
 
-def booking_number(booking: int) -> tuple[Number, int]:
-    """The number and the partition that a booking id names: ``booking_id`` reversed."""
-    rest, partition = booking >> PARTITION_BITS, booking & (2**PARTITION_BITS - 1)
-    return Number(rest >> SEQ_BITS, rest & MAX_SEQ), partition
+def booking_partition(booking: int) -> int:
+    """The partition that a booking id names; ``BY_HAND`` for a row that a person inserted."""
+    return booking & (2**PARTITION_BITS - 1)
 
 
 class Word(StrEnum):
@@ -77,6 +84,40 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
     REJECTED = "rejected"
     LOST = "lost"
+
+
+class Fate(NamedTuple):
+    """What became of a number in the ledger, and why if it was rejected."""
+
+    status: Status
+    reason: str | None = None
+
+
+class Item(NamedTuple):
+    """One fact of the outbox: a seat was given, or given back.
+
+    ``booking`` is the number of the booking that a cancel ends. A ``poison`` item is an entry that
+    no script wrote; ``entry`` has it whole, for the dead letters, and its other fields mean nothing.
+    """
+
+    number: Number
+    kind: Literal["reserve", "cancel", "poison"]
+    event_id: int = 0
+    user_id: str = ""
+    at_ms: int = 0
+    booking: Number | None = None
+    entry: str | None = None
+
+
+class Drained(msgspec.Struct, frozen=True, array_like=True):
+    """What a worker publishes: the ledger has taken all numbers beyond ``after`` up to ``to``.
+
+    Numbers are ``[epoch, seq]``. ``rejected`` names the ones it refused: epoch, seq, reason.
+    """
+
+    after: tuple[int, int]
+    to: tuple[int, int]
+    rejected: list[tuple[int, int, str]]
 
 
 class Event(NamedTuple):

@@ -1,0 +1,279 @@
+"""Admission: who gets a seat, one micro-batch at a time.
+
+A lane is a partition's one connection for scripts. Requests that arrive while its script calls are
+in flight gather, and go together in the next write: one call an event, at most ``MAX_BATCH`` users
+each. There is no timer, so an idle engine adds no delay; and there is one write in flight, so the
+busier Redis is, the larger the batches.
+
+A call whose answer is lost is not sent again. Its callers get ``RedisAway``; when they try again,
+they meet their own booking.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from redis.exceptions import RedisError, ResponseError
+
+from engine import metrics
+from engine.errors import Dirty, OnsaleError, Overloaded, RedisAway
+from engine.model import MAX_BATCH, Number, Word
+from engine.scripts import Look, Scripts, look_reply
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from redis.asyncio import ConnectionPool
+
+    from engine.scripts import Command
+
+MAX_CALLS_A_WRITE: Final = 64
+CANCEL_HEADROOM: Final = 1.1
+"""Cancels may go this far beyond the outbox's bound: they free seats."""
+
+_RESERVED = Word.RESERVED
+_WORDS: Final = {
+    b"sold_out": Word.SOLD_OUT,
+    b"already_booked": Word.ALREADY_BOOKED,
+    b"replayed": Word.REPLAYED,
+}
+
+
+class Decision(NamedTuple):
+    """What Redis decided of one user; ``number`` comes with the words that name a booking."""
+
+    word: Word
+    number: Number = Number(0, 0)
+    at_ms: int = 0
+
+
+_SOLD_OUT = Decision(Word.SOLD_OUT)
+_NOT_HELD = Decision(Word.BOOKING_NOT_FOUND)
+
+
+class _Ask(NamedTuple):
+    user_id: str
+    fingerprint: str
+    answer: asyncio.Future[Decision | None]
+
+
+class _Call(NamedTuple):
+    """A command on its way, who gets its reply, and who is told of its failure."""
+
+    command: Command
+    resolve: Callable[[Any], None]
+    answers: Sequence[asyncio.Future[Any]]
+
+
+class Lane:
+    """The way of one partition's requests to Redis.
+
+    ``reserve``, ``cancel``, ``look`` and ``find`` raise ``Overloaded`` at once when the queue is at
+    its bound, and else return a future. Its result is None if the event is cold; it may raise
+    ``Dirty``, ``Fenced``, ``RedisAway`` or ``Overloaded``.
+    """
+
+    def __init__(
+        self, partition: int, pool: ConnectionPool, *, outbox_bound: int, queue_bound: int
+    ) -> None:
+        self.partition = partition
+        self.scripts: Scripts | None = None
+        self._outbox_bound = outbox_bound
+        self._queue_bound = queue_bound
+        self._connection = pool.make_connection()
+        self._asks: dict[int, deque[_Ask]] = {}
+        self._calls: deque[_Call] = deque()
+        self._queued = 0
+        self._arrived = asyncio.Event()
+        self._task = asyncio.create_task(self._run(), name=f"lane {partition}")
+
+    def adopt(self, epoch: int) -> None:
+        """Use the scripts of this epoch from now on."""
+        if self.scripts is None or self.scripts.epoch < epoch:
+            self.scripts = Scripts(self.partition, epoch)
+
+    def reserve(
+        self, event_id: int, user_id: str, fingerprint: str = ""
+    ) -> asyncio.Future[Decision | None]:
+        """Ask for a seat; reserved, replayed, already booked or sold out."""
+        self._admit()
+        answer: asyncio.Future[Decision | None] = asyncio.get_running_loop().create_future()
+        asks = self._asks.get(event_id)
+        if asks is None:
+            asks = self._asks[event_id] = deque()
+        asks.append(_Ask(user_id, fingerprint, answer))
+        return answer
+
+    def cancel(
+        self, event_id: int, user_id: str, booking: Number
+    ) -> asyncio.Future[Decision | None]:
+        """Give a seat back; cancelled, with the cancel's own number, or not found."""
+        scripts = self._ready()
+        bound = int(self._outbox_bound * CANCEL_HEADROOM)
+        return self._send(
+            scripts.cancel(event_id, user_id, booking, bound=bound),
+            lambda reply: _cancel_decision(scripts, reply),
+        )
+
+    def look(self, event_id: int, user_id: str = "") -> asyncio.Future[Look | None]:
+        """Read an event as it is now; None if it is cold."""
+        scripts = self._ready()
+
+        def parsed(reply: Any) -> Look | None:
+            look = look_reply(scripts.checked(reply))
+            if look and look.left + look.users != look.total:
+                raise Dirty("the event's seats do not add up")
+            return look
+
+        return self._send(scripts.look(event_id, user_id), parsed)
+
+    def find(self, number: Number) -> asyncio.Future[tuple[int, Any]]:
+        """Read the last number given out, and the raw entry at or after a number (or None)."""
+        scripts = self._ready()
+
+        def parsed(reply: Any) -> tuple[int, Any]:
+            seq, *entries = scripts.checked(reply)
+            return int(seq), entries[0] if entries else None
+
+        return self._send(scripts.find(number), parsed)
+
+    async def close(self) -> None:
+        """Stop. What is queued gets ``RedisAway``."""
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        self._fail(self._take(), RedisAway("the engine is shutting down"))
+        await self._connection.disconnect()
+
+    def _ready(self) -> Scripts:
+        if self.scripts is None:
+            raise RedisAway(f"partition {self.partition} is not open yet")
+        return self.scripts
+
+    def _admit(self) -> None:
+        self._ready()
+        if self._queued >= self._queue_bound:
+            raise Overloaded(f"{self._queued} requests wait for partition {self.partition}")
+        self._queued += 1
+        self._arrived.set()
+
+    def _send(self, command: Command, parse: Callable[[Any], Any]) -> asyncio.Future[Any]:
+        self._admit()
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def resolve(reply: Any) -> None:
+            if not answer.done():
+                answer.set_result(parse(reply))
+
+        self._calls.append(_Call(command, resolve, (answer,)))
+        return answer
+
+    async def _run(self) -> None:
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while calls := self._take():
+                await self._exchange(calls)
+
+    def _take(self) -> list[_Call]:
+        """What goes into the next write: bounded, events in turn."""
+        calls = [self._calls.popleft() for _ in range(min(len(self._calls), MAX_CALLS_A_WRITE))]
+        self._queued -= len(calls)
+        for event_id in list(self._asks)[: MAX_CALLS_A_WRITE - len(calls)]:
+            asks = self._asks.pop(event_id)
+            batch = [asks.popleft() for _ in range(min(len(asks), MAX_BATCH))]
+            if asks:
+                self._asks[event_id] = asks  # at the back of the line
+            self._queued -= len(batch)
+            calls.append(self._batch(event_id, batch))
+        return calls
+
+    def _batch(self, event_id: int, batch: list[_Ask]) -> _Call:
+        scripts = self._ready()
+        users, fingerprints, answers = zip(*batch, strict=True)
+        metrics.BATCH_SIZE.observe(len(batch))
+        command = scripts.reserve(event_id, users, fingerprints, bound=self._outbox_bound)
+        return _Call(command, lambda reply: _decide(scripts, reply, answers), answers)
+
+    async def _exchange(self, calls: list[_Call]) -> None:
+        """One write, and its replies in order."""
+        connection = self._connection
+        waiting = deque(calls)
+        try:
+            await connection.connect()
+            await connection.send_packed_command(
+                connection.pack_commands([call.command for call in calls]), check_health=False
+            )
+            while waiting:
+                reply = await self._reply()
+                call = waiting.popleft()
+                try:
+                    call.resolve(reply)
+                except OnsaleError as error:
+                    self._fail([call], error)
+        except (RedisError, OSError) as error:
+            metrics.REDIS_ERRORS.inc()
+            self._fail(waiting, RedisAway(f"Redis does not answer: {error}"))
+            await connection.disconnect(nowait=True)
+        except BaseException:
+            self._fail(waiting, RedisAway("the answer of Redis was not read"))
+            await connection.disconnect(nowait=True)
+            raise
+
+    async def _reply(self) -> Any:
+        try:
+            return await self._connection.read_response(disable_decoding=True)
+        except ResponseError as error:  # a reply like any other: the next one follows it
+            return error
+
+    @staticmethod
+    def _fail(calls: Sequence[_Call] | deque[_Call], error: Exception) -> None:
+        for call in calls:
+            for answer in call.answers:
+                if not answer.done():
+                    answer.set_exception(error)
+
+
+def _decide(
+    scripts: Scripts, reply: Any, answers: Sequence[asyncio.Future[Decision | None]]
+) -> None:
+    """Hand each user his part of a batch's reply."""
+    reply = scripts.checked(reply)
+    if isinstance(reply, bytes):
+        decision = _whole(reply)
+        for answer in answers:
+            if not answer.done():
+                answer.set_result(decision)
+        return
+    epoch, at_ms = scripts.epoch, reply[0]
+    for answer, part in zip(answers, reply[1:], strict=True):
+        if answer.done():
+            continue
+        if type(part) is int:
+            answer.set_result(Decision(_RESERVED, Number(epoch, part), at_ms))
+        elif part == b"sold_out":
+            answer.set_result(_SOLD_OUT)
+        else:
+            word, _, number = part.partition(b" ")
+            answer.set_result(Decision(_WORDS[word], Number.parse(number)))
+
+
+def _whole(word: bytes) -> Decision | None:
+    """The answer to a whole call; None if the event is cold."""
+    if word == b"cold":
+        return None
+    if word == b"not_held":
+        return _NOT_HELD
+    if word == b"dirty":
+        raise Dirty("the event's seats do not add up")
+    raise Overloaded("the ledger is too far behind")
+
+
+def _cancel_decision(scripts: Scripts, reply: Any) -> Decision | None:
+    reply = scripts.checked(reply)
+    if isinstance(reply, bytes):
+        return _whole(reply)
+    return Decision(Word.CANCELLED, Number(scripts.epoch, reply))

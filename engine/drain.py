@@ -1,0 +1,232 @@
+"""The drain: entries of an outbox become rows of the ledger.
+
+One transaction a batch: lock the partition (its row is the fence, the mark and the turn in one),
+see that the numbers follow the mark without a gap, lock the events, rule on each item, write, move
+the mark, commit. Only then is Redis told; all of that may be done twice, or not at all: the next
+drain, or the reconciliation, makes up for it.
+
+A batch that the ledger refuses is halved until the one item is found that it can never take. That
+item becomes a dead letter, whole, and the rest goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
+from redis.exceptions import RedisError
+
+from engine import keys, metrics
+from engine.errors import Gap, Halted, LedgerRefuses, RedisAway, Superseded
+from engine.log import get_logger
+from engine.model import MAX_BATCH, MAX_EPOCH, Drained, Item, Number, Word, booking_id
+from engine.outbox import Outbox
+from engine.ruling import rule
+from engine.scripts import Change
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from redis.asyncio import Redis
+
+    from engine.ledger import Ledger, Locked
+    from engine.ruling import Rejection
+    from engine.scripts import Scripts
+
+MAX_ITEMS: Final = 2000
+ENTRIES_A_READ: Final = 64
+TAIL: Final = 1000
+"""Numbers that stay in the outbox behind the mark, for a ledger that is failed over."""
+MAX_DEAD_A_MINUTE: Final = 10
+
+log = get_logger(__name__)
+
+
+class Taken(NamedTuple):
+    """What one transaction took: the numbers beyond ``after`` up to ``to``.
+
+    ``rejected`` has what the ledger refused and Redis must take back; ``dead`` the items set aside.
+    """
+
+    after: Number
+    to: Number
+    rejected: tuple[Rejection, ...] = ()
+    dead: tuple[Item, ...] = ()
+
+
+class Drain:
+    """Brings one partition's outbox to the ledger."""
+
+    def __init__(self, partition: int, *, ledger: Ledger, redis: Redis) -> None:
+        self.partition = partition
+        self._ledger = ledger
+        self._redis = redis
+        self._outbox = Outbox(redis, partition)
+        self._dead_at_s: deque[float] = deque(maxlen=MAX_DEAD_A_MINUTE)
+
+    async def once(self, scripts: Scripts, mark: Number, *, shift: int, block_ms: int) -> Number:
+        """Take what follows the mark, after waiting for it; answers the new mark.
+
+        Raises:
+            Gap, Fenced: recover.
+            Superseded: a later shift or epoch began.
+            LedgerAway, RedisAway: try again.
+            Halted: too many dead letters.
+        """
+        read = await self._outbox.read(mark, count=ENTRIES_A_READ, block_ms=block_ms)
+        if read:
+            metrics.LAG_SECONDS.labels(self.partition).set(time.time() - read[0].at_ms / 1000)
+        for start in range(0, len(read), MAX_ITEMS):
+            batch = read[start : start + MAX_ITEMS]
+            for taken in await self._take(batch, epoch=scripts.epoch, shift=shift):
+                await self._tell(scripts, taken)
+                mark = max(mark, taken.to)
+        return mark
+
+    async def survivors(self, epoch: int, mark: Number) -> Number:
+        """In a recovery, take all that is left beyond the mark, gaps or not; answers the mark."""
+        while read := await self._outbox.read(mark, count=ENTRIES_A_READ):
+            for start in range(0, len(read), MAX_ITEMS):
+                batch = read[start : start + MAX_ITEMS]
+                for taken in await self._take(batch, epoch=epoch, shift=None):
+                    await self._publish(taken)
+            mark = read[-1].number
+        return (await self._ledger.partition(self.partition)).mark
+
+    async def _take(self, batch: Sequence[Item], *, epoch: int, shift: int | None) -> list[Taken]:
+        """Apply a batch, halving it where the ledger refuses it."""
+        try:
+            return [await self._apply(batch, epoch=epoch, shift=shift)]
+        except LedgerRefuses as error:
+            if len(batch) == 1:
+                return [await self._set_aside(batch[0], str(error), epoch=epoch, shift=shift)]
+        half = len(batch) // 2
+        return [
+            *await self._take(batch[:half], epoch=epoch, shift=shift),
+            *await self._take(batch[half:], epoch=epoch, shift=shift),
+        ]
+
+    async def _apply(self, batch: Sequence[Item], *, epoch: int, shift: int | None) -> Taken:
+        """One transaction."""
+        async with self._ledger.locked(self.partition) as locked:
+            after = self._check(locked, epoch=epoch, shift=shift)
+            batch = [item for item in batch if item.number > after]
+            if not batch:
+                return Taken(after, after)
+            if any(item.kind == "poison" for item in batch):
+                if len(batch) > 1:
+                    raise LedgerRefuses("there is poison in the batch")
+                raise LedgerRefuses("no script can have written this entry")
+            await self._follow(locked, after, batch, recovering=shift is None)
+            seats = await locked.seats({item.event_id for item in batch})
+            held = await locked.held({(item.event_id, item.user_id) for item in batch})
+            ruling = rule(batch, partition=self.partition, seats=seats, held=held)
+            await locked.write(ruling, self.partition)
+            await locked.set_mark(self.partition, batch[-1].number)
+        metrics.DRAINED.inc(len(batch))
+        return Taken(after, batch[-1].number, tuple(ruling.rejected))
+
+    async def _set_aside(self, item: Item, reason: str, *, epoch: int, shift: int | None) -> Taken:
+        """One transaction for the one item that the ledger can never take."""
+        self._count_dead()
+        entry = item.entry or json.dumps(item._asdict())
+        async with self._ledger.locked(self.partition) as locked:
+            after = self._check(locked, epoch=epoch, shift=shift)
+            if item.number <= after:
+                return Taken(after, after)
+            if item.number.epoch >= epoch and shift is None:
+                to = after  # beyond the epoch that is being opened: a hand wrote it
+            else:
+                await self._follow(locked, after, [item], recovering=shift is None)
+                await locked.set_mark(self.partition, item.number)
+                to = item.number
+            known = item.number.epoch <= MAX_EPOCH and item.kind != "poison"
+            booking = booking_id(item.number, self.partition) if known else None
+            await locked.set_aside(item, reason, entry=entry, booking=booking)
+        metrics.DEAD_LETTERS.inc()
+        log.error(
+            "dead_letter", partition=self.partition, number=str(item.number), reason=reason,
+            event=item.event_id, user=item.user_id, entry=entry,
+        )  # fmt: skip
+        return Taken(after, to, dead=(item,))
+
+    def _check(self, locked: Locked, *, epoch: int, shift: int | None) -> Number:
+        """See that the partition is still ours; answers its mark. ``shift`` is None in recovery."""
+        row = locked.row
+        if row.epoch != epoch or row.recovering != (shift is None):
+            raise Superseded(f"partition {self.partition} is at epoch {row.epoch}")
+        if shift is not None and row.shift != shift:
+            raise Superseded(f"partition {self.partition} has another shift")
+        return row.mark
+
+    async def _follow(
+        self, locked: Locked, after: Number, batch: Sequence[Item], *, recovering: bool
+    ) -> None:
+        """See that each number follows the one before; a recovery notes what is missing."""
+        last = after
+        for item in batch:
+            number = item.number
+            expected = last.seq + 1 if number.epoch == last.epoch else 1
+            if number.seq != expected or (number.epoch != last.epoch and not recovering):
+                if not recovering:
+                    raise Gap(self.partition, after=last, found=number)
+                await locked.note_gap(self.partition, number.epoch, expected, number.seq - 1)
+                log.error(
+                    "gap", partition=self.partition, epoch=number.epoch,
+                    first_seq=expected, last_seq=number.seq - 1,
+                )  # fmt: skip
+            last = number
+
+    async def _tell(self, scripts: Scripts, taken: Taken) -> None:
+        """After the commit: give rejected seats back, tell who waits, let Redis forget."""
+        if taken.to == taken.after:
+            return
+        await self._give_back(scripts, taken)
+        await self._publish(taken)
+        command = scripts.acknowledge(taken.to.seq, tail=TAIL)
+        await scripts.call(self._redis, command)
+
+    async def _give_back(self, scripts: Scripts, taken: Taken) -> None:
+        """Make Redis follow the ledger's refusals, each by compare-and-set."""
+        changes: dict[int, list[Change]] = {}
+        for item, word, holder in taken.rejected:
+            metrics.REJECTED.labels(word).inc()
+            log.warning(
+                "rejected", partition=self.partition, number=str(item.number), reason=word,
+                event=item.event_id, user=item.user_id,
+            )  # fmt: skip
+            if word is Word.EVENT_NOT_FOUND:
+                await scripts.call(self._redis, scripts.close(item.event_id))
+            else:
+                changes.setdefault(item.event_id, []).append(
+                    Change(item.user_id, item.number, holder)
+                )
+        for item in taken.dead:
+            if item.kind == "reserve":
+                changes.setdefault(item.event_id, []).append(
+                    Change(item.user_id, item.number, None)
+                )
+        for event_id, all_of_them in changes.items():
+            for start in range(0, len(all_of_them), MAX_BATCH):
+                part = all_of_them[start : start + MAX_BATCH]
+                await scripts.call(self._redis, scripts.repair(event_id, part))
+
+    async def _publish(self, taken: Taken) -> None:
+        rejected = [(*item.number, str(word)) for item, word, _ in taken.rejected]
+        rejected += [(*item.number, "dead") for item in taken.dead]
+        message = msgspec.json.encode(Drained(taken.after, taken.to, rejected))
+        try:
+            await self._redis.publish(keys.drained(self.partition), message)
+        except (RedisError, OSError) as error:
+            raise RedisAway(f"nobody could be told of the drain: {error}") from error
+
+    def _count_dead(self) -> None:
+        """Stop where the fault is more likely ours than the entries'."""
+        now_s = time.monotonic()
+        full = len(self._dead_at_s) == MAX_DEAD_A_MINUTE
+        if full and now_s - self._dead_at_s[0] < 60:  # noqa: PLR2004 - a minute
+            raise Halted(f"{MAX_DEAD_A_MINUTE} dead letters in a minute")
+        self._dead_at_s.append(now_s)

@@ -1,0 +1,477 @@
+"""The engine: what the API calls. It puts the parts together and decides nothing itself.
+
+A call goes to Redis first. What Redis cannot answer (the event is cold, its seats do not add up, the
+partition is fenced) is mended on the way, and the call tried again: none of these has decided
+anything. A call whose answer was lost is never tried again here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import msgspec
+from redis.asyncio import ConnectionPool
+from redis.exceptions import RedisError
+
+from engine import keys, metrics, outbox
+from engine.admission import Decision, Lane
+from engine.confirmations import Waiters
+from engine.errors import (
+    Dirty,
+    Fault,
+    Fenced,
+    LedgerAway,
+    Misconfigured,
+    Overloaded,
+    RedisAway,
+    Unavailable,
+)
+from engine.hydrate import Hydration
+from engine.ledger import Ledger
+from engine.log import get_logger
+from engine.model import (
+    BY_HAND,
+    Availability,
+    Booking,
+    Cancellation,
+    Drained,
+    Event,
+    Fate,
+    Item,
+    Number,
+    Reservation,
+    Status,
+    UserStatistics,
+    Word,
+    booking_id,
+    booking_partition,
+)
+from engine.outbox import Outbox
+from engine.recovery import Recovery, check_servers, redis_client
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection, Coroutine
+
+    from engine.settings import Settings
+
+T = TypeVar("T")
+
+MAX_ATTEMPTS: Final = 8
+RECOVERY_S: Final = 3.0
+RETRY_S: Final = 0.2
+POLL_S: Final = 0.01
+HEALTH_CHECK_S: Final = 5
+
+log = get_logger(__name__)
+
+_SOLD_OUT: Final = Reservation(Word.SOLD_OUT)
+_NO_EVENT: Final = Reservation(Word.EVENT_NOT_FOUND)
+_NO_BOOKING: Final = Cancellation(Word.BOOKING_NOT_FOUND)
+
+
+class Engine:
+    """Reserve, cancel and read, against one Redis and one ledger.
+
+    Every call may raise ``Overloaded``, ``RedisAway`` or ``LedgerAway``: nothing was decided, or the
+    answer was lost; to try again is safe.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._partitions = settings.partitions
+        self._ledger = Ledger(settings.postgres_dsn)
+        self._redis = redis_client(settings)
+        timeout_s = settings.redis_timeout_ms / 1000
+        pool = ConnectionPool.from_url(
+            settings.redis_dsn, socket_timeout=timeout_s, socket_connect_timeout=timeout_s
+        )
+        self._lanes = [
+            Lane(
+                partition,
+                pool,
+                outbox_bound=settings.outbox_bound,
+                queue_bound=settings.queue_bound,
+            )
+            for partition in range(settings.partitions)
+        ]
+        self._waiters = [Waiters(p, self._fates) for p in range(settings.partitions)]
+        self._hydration = Hydration(self._ledger, self._redis)
+        self._recovery = Recovery(self._ledger, settings)
+        self._reopening: dict[int, asyncio.Task[int]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._ready = False
+        self._releasing = False
+
+    @classmethod
+    async def open(cls, settings: Settings) -> Engine:
+        """Start. If a server is away, the engine goes on trying in the background.
+
+        Raises:
+            Misconfigured: a server cannot keep what onsale promises.
+        """
+        engine = cls(settings)
+        try:
+            await engine._connect()
+        except Unavailable as error:
+            log.warning("not_ready", reason=str(error))
+            engine._start(engine._until_connected())
+        except Misconfigured:
+            await engine.close()
+            raise
+        engine._start(engine._hear_drains())
+        engine._start(engine._hear_hands())
+        return engine
+
+    async def close(self) -> None:
+        """Stop."""
+        self.release_waiters()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for lane in self._lanes:
+            await lane.close()
+        for waiters in self._waiters:
+            await waiters.close()
+        await self._redis.aclose()
+        await self._ledger.close()
+
+    def release_waiters(self) -> None:
+        """At shutdown: nobody waits for the ledger any more."""
+        self._releasing = True
+        for waiters in self._waiters:
+            waiters.release()
+
+    # The calls
+
+    async def reserve(
+        self, event_id: int, user_id: str, *, fingerprint: str = "", wait_ms: int
+    ) -> Reservation:
+        """Give a user a seat, and wait until the ledger has it, at most ``wait_ms``.
+
+        Args:
+            event_id: 1 to 2³¹-1.
+            user_id: 1 to 255 characters.
+            fingerprint: of the Idempotency-Key, or "". Who holds a booking made with the same one
+                is answered that booking again (``replayed``).
+            wait_ms: 0 not to wait.
+        """
+        partition = event_id % self._partitions
+        lane = self._lanes[partition]
+        decision = await self._decided(
+            event_id, lane, lambda: lane.reserve(event_id, user_id, fingerprint)
+        )
+        if decision is None:
+            return _NO_EVENT
+        word, number, at_ms = decision
+        if word is Word.SOLD_OUT:
+            return _SOLD_OUT
+        booking = booking_id(number, partition)
+        if word is Word.ALREADY_BOOKED:
+            return Reservation(word, booking)
+        if word is Word.REPLAYED:
+            return await self._replay(booking, number, wait_ms)
+        waiters = self._waiters[partition]
+        waiters.granted(number)
+        status, refusal = await self._confirmed(waiters, number, wait_ms)
+        if refusal is not None:
+            return await self._refused(refusal, event_id, user_id, lane)
+        return Reservation(word, booking, at_ms, status)
+
+    async def cancel(self, booking: int, *, wait_ms: int) -> Cancellation:
+        """Give a booking's seat back, and wait until the ledger knows, at most ``wait_ms``.
+
+        Repeated, it answers the same again.
+        """
+        found = await self.booking(booking)
+        if found is None or found.status in (Status.REJECTED, Status.LOST):
+            return _NO_BOOKING
+        lane = self._lanes[found.event_id % self._partitions]
+        number = Number.of_booking(booking)
+        if found.status is not Status.CANCELLED:
+            decision = await self._decided(
+                found.event_id, lane, lambda: lane.cancel(found.event_id, found.user_id, number)
+            )
+            if decision is None:
+                return _NO_BOOKING
+            if decision.word is Word.CANCELLED:
+                waiters = self._waiters[lane.partition]
+                waiters.granted(decision.number)
+                status, _ = await self._confirmed(waiters, decision.number, wait_ms)
+                return Cancellation(Word.CANCELLED, in_ledger=status is Status.CONFIRMED)
+        return await self._cancelled_before(booking, lane, wait_ms)
+
+    async def booking(self, booking: int) -> Booking | None:
+        """Read a booking; None if there never was one with this id.
+
+        The outbox is asked first: in the other order a booking that is just being drained would be
+        in neither.
+        """
+        partition, number = booking_partition(booking), Number.of_booking(booking)
+        if partition == BY_HAND:
+            found = await self._ledger.booking(booking)
+            return await self._unless_cancelled(found, number) if found else None
+        if partition >= self._partitions:
+            return None
+        lane = self._lanes[partition]
+        item: Item | None = None
+        last: Number | None = None
+        redis_away: RedisAway | None = None
+        try:
+            last, item = await self._entry(lane, number)
+        except RedisAway as error:
+            redis_away = error
+        try:
+            fates = await self._ledger.fates(partition, [number])
+            found = await self._ledger.booking(booking)
+        except LedgerAway:
+            if item is None:
+                raise
+            return await self._on_its_way(booking, item)
+        if found:
+            return found if redis_away else await self._unless_cancelled(found, number)
+        fate = fates[number]
+        if fate.status is Status.LOST:
+            return Booking(booking, 0, "", 0, Status.LOST)
+        if fate.status is not Status.PENDING:
+            return None  # a cancel has that number, or a hand removed the row
+        if redis_away:
+            raise redis_away
+        if item:
+            return await self._on_its_way(booking, item)
+        given = last is not None and number <= last and number.epoch == last.epoch
+        return Booking(booking, 0, "", 0, Status.LOST) if given else None
+
+    async def event(self, event_id: int) -> Availability | None:
+        """Read an event and its seats, as of this instant; without Redis, as of the ledger."""
+        lane = self._lanes[event_id % self._partitions]
+        try:
+            look = await self._decided(event_id, lane, lambda: lane.look(event_id))
+        except RedisAway:
+            found = await self._ledger.event(event_id)
+            if found is None:
+                return None
+            event, booked = found
+            return Availability(event, event.total_seats - booked, "ledger")
+        if look is None:
+            return None
+        return Availability(Event(event_id, look.name, look.total), look.left, "redis")
+
+    async def statistics(self, user_id: str) -> UserStatistics:
+        """Read what a user has in the ledger."""
+        return await self._ledger.user_statistics(user_id)
+
+    async def readiness(self) -> dict[str, str]:
+        """Each part, with ``ok`` or what is wrong with it."""
+        parts = {"engine": "ok" if self._ready else "the servers were not checked yet"}
+        try:
+            await self._redis.ping()
+            parts["redis"] = "ok"
+        except (RedisError, OSError) as error:
+            parts["redis"] = f"does not answer: {error}"
+        try:
+            await self._ledger.partition(0)
+            parts["ledger"] = "ok"
+        except LedgerAway as error:
+            parts["ledger"] = str(error)
+        return parts
+
+    # Making ready
+
+    async def _decided(
+        self, event_id: int, lane: Lane, ask: Callable[[], Awaitable[T | None]]
+    ) -> T | None:
+        """Ask Redis, making the event ready for it where needed; None if there is no event."""
+        for _ in range(MAX_ATTEMPTS):
+            try:
+                answer = await ask()
+                if answer is not None:
+                    return answer
+                scripts = lane.scripts
+                if scripts and not await self._hydration.warm(event_id, scripts):
+                    return None
+            except Fenced as error:
+                await self._reopen(error.partition, error.epoch)
+            except Dirty:
+                log.error("dirty", event=event_id)
+                await self._close(event_id, lane)
+        raise Overloaded(f"event {event_id} could not be made ready")
+
+    async def _close(self, event_id: int, lane: Lane) -> None:
+        if lane.scripts:
+            with contextlib.suppress(Fenced):  # then it is cold already
+                await lane.scripts.call(self._redis, lane.scripts.close(event_id))
+
+    async def _reopen(self, partition: int, epoch: int) -> None:
+        """Recover a partition, once for all who ask."""
+        task = self._reopening.get(partition)
+        if task is None:
+            task = asyncio.create_task(self._recovery.reopen(partition, epoch))
+            self._reopening[partition] = task
+            task.add_done_callback(lambda _: self._reopening.pop(partition, None))
+        try:
+            opened = await asyncio.wait_for(asyncio.shield(task), RECOVERY_S)
+        except TimeoutError:
+            raise RedisAway(f"partition {partition} is being recovered") from None
+        self._lanes[partition].adopt(opened)
+
+    # Waiting
+
+    async def _confirmed(
+        self, waiters: Waiters, number: Number, wait_ms: int
+    ) -> tuple[Status, Word | None]:
+        """Whether the ledger took a number in time, or the word of its refusal."""
+        if wait_ms <= 0 or self._releasing:
+            return Status.PENDING, None
+        try:
+            return Status.CONFIRMED, await waiters.wait(number, wait_ms)
+        except TimeoutError:
+            return Status.PENDING, None
+
+    async def _refused(self, word: Word, event_id: int, user_id: str, lane: Lane) -> Reservation:
+        """The ledger's refusal in the caller's terms: the booking that stood in the way."""
+        if word is Word.ALREADY_BOOKED:
+            look = await self._decided(event_id, lane, lambda: lane.look(event_id, user_id))
+            if look and look.held:
+                return Reservation(word, booking_id(look.held, lane.partition))
+        return Reservation(word)
+
+    async def _replay(self, booking: int, number: Number, wait_ms: int) -> Reservation:
+        """The first answer again."""
+        found = await self.booking(booking)
+        if found is None:
+            raise Fault(f"booking {booking} is held in Redis, but not to be found")
+        status = found.status
+        if status is Status.PENDING:
+            waiters = self._waiters[booking_partition(booking)]
+            status, _ = await self._confirmed(waiters, number, wait_ms)
+        return Reservation(Word.REPLAYED, booking, found.created_at_ms, status)
+
+    async def _cancelled_before(self, booking: int, lane: Lane, wait_ms: int) -> Cancellation:
+        """A cancel repeated: wait until the ledger has passed whatever is on its way."""
+        try:
+            last, _ = await self._entry(lane, Number(0, 1))
+            async with asyncio.timeout(wait_ms / 1000):
+                while (await self._ledger.partition(lane.partition)).mark < last:
+                    await asyncio.sleep(POLL_S)
+        except (TimeoutError, Unavailable):
+            return Cancellation(Word.CANCELLED)
+        found = await self._ledger.booking(booking)
+        if found is None or found.status is Status.REJECTED:
+            return _NO_BOOKING
+        return Cancellation(Word.CANCELLED, in_ledger=found.status is Status.CANCELLED)
+
+    async def _fates(
+        self, partition: int, numbers: Collection[Number]
+    ) -> dict[Number, Fate] | None:
+        try:
+            return await self._ledger.fates(partition, numbers)
+        except LedgerAway:
+            return None
+
+    # Reading what is on its way
+
+    async def _entry(self, lane: Lane, number: Number) -> tuple[Number, Item | None]:
+        """The last number given out, and the reserve with this number if the outbox has it."""
+        for _ in range(MAX_ATTEMPTS):
+            try:
+                seq, entry = await lane.find(number)
+            except Fenced as error:
+                await self._reopen(error.partition, error.epoch)
+                continue
+            epoch = lane.scripts.epoch if lane.scripts else 0
+            items = outbox.items(entry[0], _fields(entry[1])) if entry else []
+            wanted = (i for i in items if i.number == number and i.kind == "reserve")
+            return Number(epoch, seq), next(wanted, None)
+        raise RedisAway(f"partition {lane.partition} is being recovered")
+
+    async def _on_its_way(self, booking: int, item: Item) -> Booking:
+        """A booking that is in the outbox and not in the ledger: pending, or cancelled since."""
+        lane = self._lanes[item.event_id % self._partitions]
+        with contextlib.suppress(Unavailable, Fenced, Dirty):
+            look = await lane.look(item.event_id, item.user_id)
+            held = look is None or look.held == item.number
+            status = Status.PENDING if held else Status.CANCELLED
+            event = Event(item.event_id, look.name, look.total) if look else None
+            return Booking(booking, item.event_id, item.user_id, item.at_ms, status, event=event)
+        return Booking(booking, item.event_id, item.user_id, item.at_ms, Status.PENDING)
+
+    async def _unless_cancelled(self, found: Booking, number: Number) -> Booking:
+        """A booking of the ledger, unless its cancel is on the way."""
+        if found.status is not Status.CONFIRMED:
+            return found
+        lane = self._lanes[found.event_id % self._partitions]
+        with contextlib.suppress(Unavailable, Fenced, Dirty):
+            look = await lane.look(found.event_id, found.user_id)
+            if look is None or look.held == number:
+                return found
+            mark = (await self._ledger.partition(lane.partition)).mark
+            reader = Outbox(self._redis, lane.partition)
+            while items := await reader.read(mark, count=100):
+                if any(item.booking == number for item in items):
+                    return found._replace(status=Status.CANCELLED)
+                mark = items[-1].number
+            return await self._ledger.booking(found.id) or found
+        return found
+
+    # In the background
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.append(asyncio.create_task(work))
+
+    async def _connect(self) -> None:
+        for row in await check_servers(self._ledger, self._redis, self._settings):
+            self._lanes[row.partition].adopt(row.epoch)
+        self._ready = True
+
+    async def _until_connected(self) -> None:
+        while not self._ready:
+            await asyncio.sleep(RETRY_S)
+            try:
+                await self._connect()
+            except Unavailable as error:
+                log.debug("not_ready", reason=str(error))
+            except Misconfigured as error:
+                log.critical("misconfigured", reason=str(error))
+
+    async def _hear_drains(self) -> None:
+        """Tell the waiters what the workers publish."""
+        while True:
+            try:
+                await self._hear_drains_once()
+            except (RedisError, OSError) as error:
+                metrics.REDIS_ERRORS.inc()
+                log.warning("drains_not_heard", reason=str(error))
+            await asyncio.sleep(RETRY_S)
+
+    async def _hear_drains_once(self) -> None:
+        channels = {keys.drained(p).encode(): waiters for p, waiters in enumerate(self._waiters)}
+        decode = msgspec.json.Decoder(Drained).decode
+        client = redis_client(self._settings, health_check_interval=HEALTH_CHECK_S)
+        async with client, client.pubsub(ignore_subscribe_messages=True) as pubsub:
+            await pubsub.subscribe(*channels)
+            for waiters in self._waiters:
+                waiters.ask_soon()
+            while True:
+                message = await pubsub.get_message(timeout=1.0)
+                if message:
+                    channels[message["channel"]].heard(decode(message["data"]))
+
+    async def _hear_hands(self) -> None:
+        """Learn of new events at once."""
+        while True:
+            try:
+                await self._ledger.listen(self._heard)
+            except LedgerAway as error:
+                log.warning("hands_not_heard", reason=str(error))
+            await asyncio.sleep(RETRY_S)
+
+    def _heard(self, news: str) -> None:
+        _, _, rest = news.partition(" ")
+        event_id = rest.partition(" ")[0]
+        self._hydration.appeared(int(event_id) if event_id else None)
+
+
+def _fields(flat: list[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))

@@ -1,0 +1,425 @@
+"""The ledger: Postgres, and every statement that onsale sends to it.
+
+The statements are in ``sql/queries.sql``, by name. Errors of Postgres leave here as three kinds:
+
+- ``LedgerAway``: connection, deadlock, serialization. The same thing may be tried again.
+- ``LedgerBroken`` (a kind of ``LedgerAway``): disk full, read-only, a missing table. It may be
+  tried again too, but a person must be told.
+- ``LedgerRefuses``: the data cannot be written (SQLSTATE classes 22 and 23).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import asyncpg
+
+from engine import metrics
+from engine.errors import LedgerAway, LedgerBroken, LedgerRefuses
+from engine.model import (
+    MAX_EVENT_ID,
+    Booking,
+    Event,
+    Fate,
+    Item,
+    Number,
+    Status,
+    UserStatistics,
+    booking_id,
+)
+from engine.ruling import Seats
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+
+    from engine.ruling import Ruling
+
+SQL: Final = Path(__file__).parent / "sql"
+ACQUIRE_S: Final = 2.0
+COMMAND_S: Final = 10.0
+LISTEN_CHECK_S: Final = 5.0
+
+_SESSION: Final = {
+    "application_name": "onsale",
+    # What was answered 201 must survive a crash of Postgres, whatever the server's default.
+    "synchronous_commit": "on",
+    # A worker that was stopped (SIGSTOP, a frozen host) must not keep its locks.
+    "idle_in_transaction_session_timeout": "5s",
+    # A plan made while a table was nearly empty would stay a sequential scan as it grows.
+    "enable_seqscan": "off",
+    "jit": "off",
+}
+# The server ends the session, or is not ready, or chose us as a deadlock's victim.
+_TRY_AGAIN: Final = ("08", "40", "57", "53300", "55P03", "25P03")
+_NOT_OURS: Final = ("22", "23")
+
+
+def _named(text: str) -> dict[str, str]:
+    parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+_QUERY: Final = _named((SQL / "queries.sql").read_text(encoding="utf-8"))
+
+
+class PartitionRow(NamedTuple):
+    """A partition as the ledger has it; ``stale`` says that a recovery stands still."""
+
+    partition: int
+    epoch: int
+    recovering: bool
+    mark: Number
+    shift: int
+    stale: bool
+
+
+class LedgerRow(NamedTuple):
+    """A row of ``bookings`` in the words of Redis."""
+
+    user_id: str
+    number: Number
+
+
+class Ledger:
+    """A pool of connections to Postgres."""
+
+    def __init__(self, dsn: str, *, connections: int = 8) -> None:
+        self._dsn = dsn
+        self._connections = connections
+        self._pool: asyncpg.Pool | None = None
+
+    async def session_pool(self) -> asyncpg.Pool:
+        """The pool; made at first use, without connecting."""
+        if self._pool is None:
+            self._pool = await asyncpg.create_pool(
+                self._dsn,
+                min_size=0,
+                max_size=self._connections,
+                command_timeout=COMMAND_S,
+                timeout=ACQUIRE_S,
+                server_settings=_SESSION,
+                # Nothing here outlives its transaction: a reset query per release buys nothing.
+                reset=_leave_as_is,
+            )
+        return self._pool
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        if self._pool is not None:
+            self._pool.terminate()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[asyncpg.Connection]:
+        """A connection of the pool, with errors in onsale's words."""
+        pool = await self.session_pool()
+        with _in_our_words():
+            async with pool.acquire(timeout=ACQUIRE_S) as connection:
+                yield connection
+
+    async def _fetch(self, name: str, *args: Any) -> list[asyncpg.Record]:
+        async with self.connection() as connection:
+            rows: list[asyncpg.Record] = await connection.fetch(_QUERY[name], *args)
+            return rows
+
+    async def _fetchrow(self, name: str, *args: Any) -> asyncpg.Record | None:
+        async with self.connection() as connection:
+            return await connection.fetchrow(_QUERY[name], *args)
+
+    # Partitions and epochs
+
+    async def partitions(self) -> list[PartitionRow]:
+        """Every partition, in order."""
+        return [_partition(row) for row in await self._fetch("partitions")]
+
+    async def partition(self, partition: int) -> PartitionRow:
+        """One partition."""
+        row = await self._fetchrow("partition", partition)
+        if row is None:
+            raise LedgerBroken(f"the ledger has no partition {partition}")
+        return _partition(row)
+
+    async def begin_shift(self, partition: int, holder: str) -> int:
+        """Take the turn to drain a partition from whoever has it; answers the shift's number."""
+        row = await self._fetchrow("begin_shift", partition, holder)
+        if row is None:
+            raise LedgerBroken(f"the ledger has no partition {partition}")
+        number: int = row["shift"]
+        return number
+
+    async def advance_epoch(self, partition: int, epoch: int) -> int | None:
+        """Begin a recovery: the new epoch, or None if somebody else began one."""
+        row = await self._fetchrow("advance_epoch", partition, epoch)
+        return row["epoch"] if row else None
+
+    async def keep_recovering(self, partition: int, epoch: int) -> bool:
+        """Say that a recovery goes on; False if a later one began."""
+        return await self._fetchrow("keep_recovering", partition, epoch) is not None
+
+    # Reads
+
+    async def event(self, event_id: int) -> tuple[Event, int] | None:
+        """An event and how many of its seats are booked."""
+        row = await self._fetchrow("event", event_id)
+        return (Event(row["id"], row["name"], row["total_seats"]), row["booked"]) if row else None
+
+    async def event_ids(self) -> list[int]:
+        """Every event's id, in order."""
+        return [row["id"] for row in await self._fetch("event_ids")]
+
+    async def booking(self, booking: int) -> Booking | None:
+        """A booking that the ledger has or had, with its event if it is confirmed."""
+        row = await self._fetchrow("booking", booking)
+        if row is not None:
+            return Booking(
+                booking,
+                row["event_id"],
+                row["user_id"],
+                _ms(row["created_at"]),
+                Status.CONFIRMED,
+                event=Event(row["event_id"], row["name"], row["total_seats"]),
+            )
+        row = await self._fetchrow("ended_booking", booking)
+        if row is None:
+            return None
+        status = Status.CANCELLED if row["outcome"] == "cancelled" else Status.REJECTED
+        return Booking(
+            booking,
+            row["event_id"] or 0,
+            row["user_id"] or "",
+            _ms(row["created_at"]),
+            status,
+            row["reason"],
+        )
+
+    async def fates(self, partition: int, numbers: Collection[Number]) -> dict[Number, Fate]:
+        """What became of a partition's numbers; ``confirmed`` also means a cancel was taken."""
+        by_id = {booking_id(number, partition): number for number in numbers}
+        rows = await self._fetch(
+            "fates",
+            partition,
+            list(by_id),
+            [number.epoch for number in by_id.values()],
+            [number.seq for number in by_id.values()],
+        )
+        return {by_id[row["id"]]: Fate(Status(row["status"]), row["reason"]) for row in rows}
+
+    async def user_statistics(self, user_id: str) -> UserStatistics:
+        """How many bookings a user has and had, and when he made the first and the last."""
+        row = await self._fetchrow("user_statistics", user_id)
+        assert row is not None  # noqa: S101 - an aggregate has one row
+        first, last = row["first_at"], row["last_at"]
+        return UserStatistics(
+            user_id,
+            row["active"],
+            row["cancelled"],
+            _ms(first) if first else None,
+            _ms(last) if last else None,
+        )
+
+    async def bookings_after(self, event_id: int, user_id: str, limit: int) -> list[LedgerRow]:
+        """A page of an event's bookings, in the order of users."""
+        rows = await self._fetch("event_bookings_after", event_id, user_id, limit)
+        return [_ledger_row(row) for row in rows]
+
+    async def held_with_mark(
+        self, partition: int, event_id: int, users: Sequence[str]
+    ) -> tuple[Number, dict[str, Number]]:
+        """The mark and these users' rows, both of one instant."""
+        rows = await self._fetch("held_with_mark", partition, event_id, list(users))
+        mark = Number(rows[0]["mark_epoch"], rows[0]["mark_seq"])
+        return mark, {row["user_id"]: Number.of_booking(row["id"]) for row in rows if row["id"]}
+
+    async def count(self, event_id: int) -> tuple[int, int]:
+        """How many of its seats an event says are booked, and how many rows it has."""
+        async with self.connection() as connection:
+            return await _count(connection, event_id)
+
+    async def listen(self, heard: Callable[[str], None]) -> None:
+        """Hear of changes by hand until the connection breaks.
+
+        What is heard: ``new E`` (an event was made), ``event E`` (it, or bookings of it, changed),
+        ``event E [users…]`` (these bookings of it changed), ``all``. The first is ``all``, since
+        something may have been missed.
+
+        Raises:
+            LedgerAway: the connection broke.
+        """
+        with _in_our_words():
+            connection = await asyncpg.connect(
+                self._dsn, timeout=ACQUIRE_S, command_timeout=COMMAND_S, server_settings=_SESSION
+            )
+            closed = asyncio.Event()
+            connection.add_termination_listener(lambda _: closed.set())
+            try:
+                await connection.add_listener("onsale", lambda *args: heard(args[3]))
+                heard("all")
+                while not closed.is_set():
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(closed.wait(), LISTEN_CHECK_S)
+                    await connection.execute("SELECT 1")
+            finally:
+                connection.terminate()
+
+    # Under the lock
+
+    @asynccontextmanager
+    async def locked(self, partition: int) -> AsyncIterator[Locked]:
+        """A transaction that holds a partition: nothing of it is drained meanwhile.
+
+        Raises:
+            LedgerRefuses: the data cannot be written; nothing was.
+            LedgerAway: nothing was written, or the answer to the commit was lost.
+        """
+        async with self.connection() as connection, connection.transaction():
+            row = await connection.fetchrow(_QUERY["lock_partition"], partition)
+            if row["p"] is None:
+                raise LedgerBroken(f"the ledger has no partition {partition}")
+            yield Locked(connection, _partition(row))
+
+
+class Locked:
+    """What can be done while a partition is locked."""
+
+    def __init__(self, connection: asyncpg.Connection, row: PartitionRow) -> None:
+        self._connection = connection
+        self.row = row
+
+    async def seats(self, event_ids: Collection[int]) -> dict[int, Seats]:
+        """Lock events, in the order of their ids, and read their seats."""
+        rows = await self._connection.fetch(_QUERY["lock_events"], sorted(event_ids))
+        return {row["id"]: Seats(row["total_seats"], row["booked"]) for row in rows}
+
+    async def held(self, places: Collection[tuple[int, str]]) -> dict[tuple[int, str], int]:
+        """Which of these users (event id, user) have a row, and its id."""
+        events, users = zip(*places, strict=True)
+        rows = await self._connection.fetch(_QUERY["held"], events, users)
+        return {(row["event_id"], row["user_id"]): row["id"] for row in rows}
+
+    async def write(self, ruling: Ruling, partition: int) -> None:
+        """Write a ruling: first what ends, so that its seats are free for what begins."""
+        execute = self._connection.execute
+        if ruling.ended:
+            ended_at = [_time(cancel.at_ms) for cancel in ruling.ended.values()]
+            await execute(_QUERY["end_held"], list(ruling.ended), ended_at)
+        if ruling.inserted:
+            items = ruling.inserted.values()
+            await execute(
+                _QUERY["insert_bookings"],
+                list(ruling.inserted),
+                [item.event_id for item in items],
+                [item.user_id for item in items],
+                [_time(item.at_ms) for item in items],
+            )
+        ended = [(booking, item, "cancelled", None) for booking, item in ruling.passed.items()]
+        ended += [
+            (booking_id(item.number, partition), item, "rejected", str(word))
+            for item, word, _ in ruling.rejected
+        ]
+        if ended:
+            bookings, items_, outcomes, reasons = zip(*ended, strict=True)
+            await execute(
+                _QUERY["insert_ended"],
+                bookings,
+                [item.event_id for item in items_],
+                [item.user_id for item in items_],
+                [_time(item.at_ms) for item in items_],
+                outcomes,
+                reasons,
+            )
+
+    async def set_aside(self, item: Item, reason: str, *, entry: str, booking: int | None) -> None:
+        """Write a dead letter. ``booking`` is its id, or None to be given one."""
+        await self._connection.execute(
+            _QUERY["insert_dead"],
+            booking,
+            item.event_id if 0 < item.event_id <= MAX_EVENT_ID else None,
+            None,  # the user may be what cannot be written; he is in the entry
+            datetime.now(UTC),
+            reason,
+            entry,
+        )
+
+    async def note_gap(self, partition: int, epoch: int, first_seq: int, last_seq: int) -> None:
+        """Remember numbers that disappeared from the outbox."""
+        await self._connection.execute(_QUERY["insert_gap"], partition, epoch, first_seq, last_seq)
+
+    async def set_mark(self, partition: int, mark: Number) -> None:
+        """Say how far the ledger has taken the outbox."""
+        await self._connection.execute(_QUERY["set_mark"], partition, *mark)
+
+    async def open_epoch(self, partition: int, epoch: int, mark: Number) -> None:
+        """End a recovery: close the older epochs at the mark, and begin the new one."""
+        await self._connection.execute(_QUERY["close_epochs"], partition, *mark)
+        await self._connection.execute(_QUERY["open_epoch"], partition, epoch)
+        await self._connection.execute(_QUERY["open_partition"], partition, epoch)
+
+    async def event(self, event_id: int) -> Event | None:
+        """Lock an event, and read it."""
+        row = await self._connection.fetchrow(_QUERY["lock_event"], event_id)
+        return Event(row["id"], row["name"], row["total_seats"]) if row else None
+
+    async def count(self, event_id: int) -> tuple[int, int]:
+        """Lock an event; how many of its seats it says are booked, and how many rows it has."""
+        await self._connection.execute(_QUERY["lock_event"], event_id)
+        return await _count(self._connection, event_id)
+
+    async def set_booked(self, event_id: int, booked: int) -> None:
+        """Correct an event's count."""
+        await self._connection.execute(_QUERY["set_booked"], event_id, booked)
+
+
+async def _leave_as_is(_: asyncpg.Connection) -> None:
+    pass
+
+
+async def _count(connection: asyncpg.Connection, event_id: int) -> tuple[int, int]:
+    row = await connection.fetchrow(_QUERY["count_bookings"], event_id)
+    return (row["booked"], row["count"]) if row else (0, 0)
+
+
+def _partition(row: asyncpg.Record) -> PartitionRow:
+    return PartitionRow(
+        row["p"],
+        row["epoch"],
+        row["state"] == "recovering",
+        Number(row["mark_epoch"], row["mark_seq"]),
+        row["shift"],
+        row["stale"],
+    )
+
+
+def _ledger_row(row: asyncpg.Record) -> LedgerRow:
+    return LedgerRow(row["user_id"], Number.of_booking(row["id"]))
+
+
+def _time(at_ms: int) -> datetime:
+    return datetime.fromtimestamp(at_ms / 1000, UTC)
+
+
+def _ms(time: datetime) -> int:
+    return round(time.timestamp() * 1000)
+
+
+@contextmanager
+def _in_our_words() -> Iterator[None]:
+    """Errors of asyncpg become onsale's."""
+    try:
+        yield
+    except (
+        asyncpg.PostgresError
+    ) as error:  # asyncpg raises class 22 itself for what it can't encode
+        state = error.sqlstate or ""
+        if state.startswith(_NOT_OURS):
+            raise LedgerRefuses(f"{state}: {error}") from error
+        metrics.LEDGER_ERRORS.inc()
+        if state.startswith(_TRY_AGAIN):
+            raise LedgerAway(f"{state}: {error}") from error
+        raise LedgerBroken(f"{state}: {error}") from error
+    except (asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        metrics.LEDGER_ERRORS.inc()
+        raise LedgerAway(f"Postgres does not answer: {error!r}") from error

@@ -1,0 +1,103 @@
+"""The outbox: what Redis has decided and the ledger has not yet taken.
+
+An entry is what one script call decided. Its id is the number of its last item, so its n items have
+the numbers ``seq-n+1 … seq``: contiguous, and without a clock.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+from redis.exceptions import RedisError
+
+from engine import keys
+from engine.errors import RedisAway
+from engine.model import Item, Number
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+_users = msgspec.json.Decoder(list[str])
+
+
+class Debt(NamedTuple):
+    """How much the outbox owes the ledger."""
+
+    depth: int
+    lag_seconds: float
+
+
+class Outbox:
+    """One partition's outbox, for those who bring it to the ledger."""
+
+    def __init__(self, redis: Redis, partition: int) -> None:
+        self._redis = redis
+        self._key = keys.outbox(partition)
+        self._log = keys.log(partition)
+
+    async def read(self, after: Number, *, count: int, block_ms: int | None = None) -> list[Item]:
+        """The items after a number, of at most ``count`` entries; waits for them if asked to.
+
+        Raises:
+            RedisAway: Redis does not answer.
+        """
+        try:
+            streams = await self._redis.xread({self._key: str(after)}, count=count, block=block_ms)
+        except (RedisError, OSError) as error:
+            raise RedisAway(f"the outbox cannot be read: {error}") from error
+        if not streams:
+            return []
+        ((_, entries),) = streams
+        return [
+            item
+            for entry_id, fields in entries
+            for item in items(entry_id, fields)
+            if item.number > after
+        ]
+
+    async def debt(self, mark: Number) -> Debt:
+        """How many numbers the ledger has not taken, and the age of the oldest."""
+        try:
+            epoch, seq = await self._redis.hmget(self._log, "epoch", "seq")
+            oldest = await self.read(mark, count=1)
+            seconds, _ = await self._redis.time()
+        except (RedisError, OSError) as error:
+            raise RedisAway(f"the outbox cannot be read: {error}") from error
+        if not oldest or int(epoch or 0) != mark.epoch:
+            return Debt(0, 0.0)
+        return Debt(int(seq) - mark.seq, max(0.0, seconds - oldest[0].at_ms / 1000))
+
+
+def items(entry_id: bytes, fields: dict[bytes, bytes]) -> list[Item]:
+    """The items of one entry; one ``poison`` item if no script can have written it."""
+    last = Number.parse(entry_id)
+    kind = fields.get(b"kind", b"")
+    if kind == b"open" and last.seq == 0:
+        return []
+    try:
+        event_id, at_ms = int(fields[b"event"]), int(fields[b"at"])
+        users = _users.decode(fields[b"users"])
+        if kind == b"reserve" and 0 < len(users) <= last.seq:
+            first = last.seq - len(users) + 1
+            return [
+                Item(Number(last.epoch, seq), "reserve", event_id, user, at_ms)
+                for seq, user in enumerate(users, start=first)
+            ]
+        if kind == b"cancel" and len(users) == 1:
+            booking = Number.parse(fields[b"booking"])
+            return [Item(last, "cancel", event_id, users[0], at_ms, booking)]
+    except (KeyError, ValueError, msgspec.DecodeError):
+        pass  # no script writes that
+    return [Item(last, "poison", entry=_whole(entry_id, fields))]
+
+
+def _whole(entry_id: bytes, fields: dict[bytes, bytes]) -> str:
+    """An entry as JSON in plain ASCII; bytes that are not UTF-8 become lone surrogates."""
+    readable: dict[str, Any] = {"id": entry_id.decode()}
+    readable["fields"] = {
+        name.decode(errors="surrogateescape"): value.decode(errors="surrogateescape")
+        for name, value in fields.items()
+    }
+    return json.dumps(readable)

@@ -1,0 +1,321 @@
+"""Reconciliation: find the differences between Redis and the ledger, and mend Redis.
+
+The search takes no lock. It reads Redis in pages (HSCAN) and after each page the ledger, in one
+statement with the mark; then the other way round. What differs is a candidate: most of them are
+bookings on their way. Each is looked at again while the partition is locked, so that nothing is
+drained and the event is not changed by hand:
+
+- *release*: Redis has a booking, the ledger has none of this user, and the mark has passed it;
+- *fix*: the ledger has another booking of this user, and the mark has passed the one in Redis;
+- *add*: the ledger has a booking, Redis has none, and nothing of this user is in the outbox. In
+  this order: a cancel that is seen to have happened in Redis is in the outbox by then.
+
+Then Redis is changed by compare-and-set. Under the lock an unchanged booking that the mark has
+passed cannot arrive later, and an *add* only takes a seat. Seats are counted anew, and the total is
+the ledger's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+from redis.exceptions import RedisError
+
+from engine import keys, metrics
+from engine.errors import Fenced, RedisAway
+from engine.ledger import Ledger
+from engine.log import get_logger
+from engine.model import MAX_BATCH, Event, Number
+from engine.outbox import Outbox
+from engine.recovery import Recovery, check_servers, redis_client
+from engine.scripts import Change, Scripts, look_reply
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+    from redis.asyncio import Redis
+
+    from engine.ledger import Locked
+    from engine.scripts import Look
+    from engine.settings import Settings
+
+Kind = Literal["release", "fix", "add", "total", "left", "count", "gone"]
+READ_AT_ONCE: Final = 500
+
+log = get_logger(__name__)
+
+
+class Drift(NamedTuple):
+    """A difference between Redis and the ledger.
+
+    ``redis`` and ``ledger`` are what each says: a booking's number, or a count of seats.
+    """
+
+    event_id: int
+    kind: Kind
+    user_id: str | None
+    redis: str | None
+    ledger: str | None
+
+    def __str__(self) -> str:
+        """One sentence."""
+        who = f"event {self.event_id}, user {self.user_id!r}"
+        return {
+            "release": f"{who}: Redis has booking {self.redis}, the ledger has none",
+            "fix": f"{who}: Redis has booking {self.redis}, the ledger {self.ledger}",
+            "add": f"{who}: the ledger has booking {self.ledger}, Redis has none",
+            "total": f"event {self.event_id}: {self.redis} seats in Redis, {self.ledger} "
+            "in the ledger",
+            "left": f"event {self.event_id}: Redis says {self.redis} seats are left, its users "
+            f"leave {self.ledger}",
+            "count": f"event {self.event_id}: the ledger says {self.redis} seats are booked, its "
+            f"rows say {self.ledger}",
+            "gone": f"event {self.event_id}: Redis has it, the ledger has not",
+        }[self.kind]
+
+
+class Checked(NamedTuple):
+    """One event, compared: whether Redis had it, and what differed."""
+
+    warm: bool
+    drift: list[Drift]
+
+
+class Report(NamedTuple):
+    """What a run found, by event, and how many events it looked at (warm ones among them)."""
+
+    events: int
+    warm: int
+    drift: list[Drift]
+
+
+class Reconciliation:
+    """Compares one partition's events with the ledger."""
+
+    def __init__(self, ledger: Ledger, redis: Redis, scripts: Scripts) -> None:
+        self._ledger = ledger
+        self._redis = redis
+        self._scripts = scripts
+        self._partition = scripts.partition
+        self._outbox = Outbox(redis, scripts.partition)
+
+    async def event(
+        self, event_id: int, *, dry_run: bool, full: bool = True, users: list[str] | None = None
+    ) -> Checked:
+        """Compare one event, and mend it unless it is a dry run.
+
+        Args:
+            event_id: the event.
+            dry_run: only look.
+            full: compare every user; else only if the counts differ.
+            users: compare these users alone.
+
+        Raises:
+            Fenced: recover first.
+            LedgerAway, RedisAway: it cannot be done now.
+        """
+        drift = await self._count(event_id, dry_run=dry_run) if full else []
+        warm = await self._look(event_id) is not None
+        if warm:
+            drift += await self._mend(event_id, users or [], dry_run=dry_run)
+            if users is None and (full or drift or await self._counts_differ(event_id)):
+                async for candidates in self._candidates(event_id):
+                    drift += await self._mend(event_id, candidates, dry_run=dry_run)
+        elif full and not dry_run:
+            # A hydration under way may have read what has changed since: it begins again.
+            await self._call(self._scripts.repair(event_id, []))
+        for difference in drift:
+            metrics.DRIFT.labels(difference.kind).inc()
+            log.warning(
+                "drift", **difference._asdict(), mended=not dry_run, sentence=str(difference)
+            )
+        return Checked(warm, drift)
+
+    async def _count(self, event_id: int, *, dry_run: bool) -> list[Drift]:
+        """The ledger's own count against its rows: triggers keep them equal."""
+        booked, count = await self._ledger.count(event_id)
+        if booked == count:
+            return []
+        async with self._ledger.locked(self._partition) as locked:
+            booked, count = await locked.count(event_id)
+            if booked != count and not dry_run:
+                await locked.set_booked(event_id, count)
+        if booked == count:
+            return []
+        return [Drift(event_id, "count", None, str(booked), str(count))]
+
+    async def _look(self, event_id: int) -> Look | None:
+        return look_reply(await self._call(self._scripts.look(event_id)))
+
+    async def _counts_differ(self, event_id: int) -> bool:
+        """The quick check; entries on their way may make it cry wolf, never sleep."""
+        found = await self._ledger.event(event_id)
+        look = await self._look(event_id)
+        return found is None or look is None or found[1] != look.users
+
+    async def _candidates(self, event_id: int) -> AsyncIterator[list[str]]:
+        """Users of whom Redis and the ledger said different things, in pages."""
+        async for held in self._redis_pages(event_id):
+            mark, rows = await self._ledger.held_with_mark(self._partition, event_id, list(held))
+            differ = [u for u, number in held.items() if number <= mark and rows.get(u) != number]
+            if differ:
+                yield differ
+        last_user = ""
+        while rows_page := await self._ledger.bookings_after(event_id, last_user, MAX_BATCH):
+            last_user = rows_page[-1].user_id
+            held_now = await self._held(event_id, [row.user_id for row in rows_page])
+            absent = [row.user_id for row in rows_page if row.user_id not in held_now]
+            if absent:
+                yield absent
+
+    async def _redis_pages(self, event_id: int) -> AsyncIterator[dict[str, Number]]:
+        """All users of an event in Redis, at most ``MAX_BATCH`` at a time."""
+        key, cursor = keys.users(self._partition, event_id), 0
+        while True:
+            try:
+                cursor, page = await self._redis.hscan(key, cursor, count=READ_AT_ONCE)
+            except (RedisError, OSError) as error:
+                raise RedisAway(f"Redis does not answer: {error}") from error
+            pairs = [(user.decode(), Number.parse(value)) for user, value in page.items()]
+            for start in range(0, len(pairs), MAX_BATCH):
+                yield dict(pairs[start : start + MAX_BATCH])
+            if cursor == 0:
+                return
+
+    async def _held(self, event_id: int, users: list[str]) -> dict[str, Number]:
+        try:
+            values = await self._redis.hmget(keys.users(self._partition, event_id), users)
+        except (RedisError, OSError) as error:
+            raise RedisAway(f"Redis does not answer: {error}") from error
+        pairs = zip(users, values, strict=True)
+        return {user: Number.parse(value) for user, value in pairs if value}
+
+    async def _mend(self, event_id: int, users: list[str], *, dry_run: bool) -> list[Drift]:
+        """Under the lock, look at the event and these users again, and make Redis follow."""
+        async with self._ledger.locked(self._partition) as locked:
+            if locked.row.epoch != self._scripts.epoch or locked.row.recovering:
+                raise Fenced(self._partition, self._scripts.epoch)
+            event = await locked.event(event_id)
+            look = await self._look(event_id)
+            if look is None:
+                return []
+            if event is None:
+                if not dry_run:
+                    await self._call(self._scripts.close(event_id))
+                return [Drift(event_id, "gone", None, str(look.total), None)]
+            drift = list(_seat_drift(event, look))
+            changes = [
+                change
+                for start in range(0, len(users), MAX_BATCH)
+                for change in await self._judge(locked, event_id, users[start : start + MAX_BATCH])
+            ]
+            drift += [_user_drift(event_id, change) for change in changes]
+            if not dry_run and (drift or event.name != look.name):
+                for start in range(0, max(len(changes), 1), MAX_BATCH):
+                    part = changes[start : start + MAX_BATCH]
+                    command = self._scripts.repair(
+                        event_id, part, total=event.total_seats, name=event.name
+                    )
+                    await self._call(command)
+        return drift
+
+    async def _judge(self, locked: Locked, event_id: int, users: list[str]) -> list[Change]:
+        """Which users really differ, now that nothing is drained. In this order: see above."""
+        rows = {
+            user: Number.of_booking(booking)
+            for (_, user), booking in (await locked.held([(event_id, u) for u in users])).items()
+        }
+        held = await self._held(event_id, users)
+        absent = [user for user in users if user in rows and user not in held]
+        on_their_way = await self._on_their_way(event_id, locked.row.mark) if absent else set()
+        changes = []
+        for user in users:
+            row, mine = rows.get(user), held.get(user)
+            if mine is None:
+                if row is not None and user not in on_their_way:
+                    changes.append(Change(user, None, row))
+            elif mine != row and mine <= locked.row.mark:
+                changes.append(Change(user, mine, row))
+        return changes
+
+    async def _on_their_way(self, event_id: int, mark: Number) -> set[str]:
+        """Users of an event with an entry beyond the mark."""
+        users: set[str] = set()
+        while items := await self._outbox.read(mark, count=READ_AT_ONCE):
+            users.update(item.user_id for item in items if item.event_id == event_id)
+            mark = items[-1].number
+        return users
+
+    async def _call(self, command: tuple[str | int, ...]) -> bytes | list[bytes] | int:
+        reply: bytes | list[bytes] | int = await self._scripts.call(self._redis, command)
+        return reply
+
+
+def _seat_drift(event: Event, look: Look) -> Iterable[Drift]:
+    if look.total != event.total_seats:
+        yield Drift(event.id, "total", None, str(look.total), str(event.total_seats))
+    elif look.left != look.total - look.users:
+        yield Drift(event.id, "left", None, str(look.left), str(look.total - look.users))
+
+
+def _user_drift(event_id: int, change: Change) -> Drift:
+    kind: Kind = "fix"
+    if change.expected is None:
+        kind = "add"
+    elif change.new is None:
+        kind = "release"
+    redis = str(change.expected) if change.expected else None
+    ledger = str(change.new) if change.new else None
+    return Drift(event_id, kind, change.user_id, redis, ledger)
+
+
+async def reconcile_event(
+    ledger: Ledger,
+    redis: Redis,
+    recovery: Recovery,
+    *,
+    event_id: int,
+    partition: int,
+    dry_run: bool = False,
+    full: bool = True,
+    users: list[str] | None = None,
+) -> Checked:
+    """Compare one event in whatever epoch its partition is; see ``Reconciliation.event``.
+
+    Raises:
+        LedgerAway, RedisAway: it cannot be done now.
+    """
+    epoch = await recovery.opened(partition)
+    while True:
+        reconciliation = Reconciliation(ledger, redis, Scripts(partition, epoch))
+        try:
+            return await reconciliation.event(event_id, dry_run=dry_run, full=full, users=users)
+        except Fenced:
+            epoch = await recovery.reopen(partition, epoch)
+
+
+async def run(settings: Settings, event_ids: list[int], *, dry_run: bool) -> Report:
+    """Compare these events, or all of them; mend Redis unless it is a dry run.
+
+    Raises:
+        Misconfigured: the servers are not what onsale needs.
+        LedgerAway, RedisAway: they do not answer.
+    """
+    ledger, redis = Ledger(settings.postgres_dsn, connections=2), redis_client(settings)
+    try:
+        rows = await check_servers(ledger, redis, settings)
+        recovery = Recovery(ledger, settings)
+        wanted = event_ids or await ledger.event_ids()
+        drift: list[Drift] = []
+        warm = 0
+        for event_id in wanted:
+            checked = await reconcile_event(
+                ledger, redis, recovery,
+                event_id=event_id, partition=event_id % len(rows), dry_run=dry_run,
+            )  # fmt: skip
+            warm += checked.warm
+            drift += checked.drift
+        return Report(len(wanted), warm, drift)
+    finally:
+        await redis.aclose()
+        await ledger.close()

@@ -1,0 +1,254 @@
+"""The Lua scripts: loaded, fenced, and called with typed arguments.
+
+The fence. A script of the selling path carries its partition and epoch in its text, so that each
+partition and epoch has scripts, and hashes, of its own. They are called by EVALSHA only, and
+recovery alone loads them. So a Redis that restarted or was promoted does not have them (NOSCRIPT),
+and one that was flushed or restored has another epoch in its log (``fenced``). Both raise
+``Fenced``, and both mean: recover.
+
+The partition must be part of the text. With the epoch alone, a Redis that restarts with partition 1
+at epoch 2 and partition 2 at epoch 3 would get partition 2's scripts back from the recovery of
+partition 1, while partition 2 has not been recovered.
+
+Never use redis-py's ``register_script`` here: it loads by itself what it misses.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from hashlib import sha1
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
+
+from engine import keys
+from engine.errors import Fenced, Overloaded, RedisAway
+from engine.model import MAX_BATCH, Number
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from redis.asyncio import Redis
+
+FENCED = (
+    "reserve",
+    "cancel",
+    "look",
+    "find",
+    "lease",
+    "stage",
+    "install",
+    "close",
+    "repair",
+    "acknowledge",
+)
+UNFENCED = ("advance", "open")
+
+Command: TypeAlias = tuple[str | int, ...]
+
+
+@lru_cache(maxsize=None)
+def source(name: str) -> str:
+    """The text of a script as it lies in ``lua/``."""
+    return (Path(__file__).parent.parent / "lua" / f"{name}.lua").read_text(encoding="utf-8")
+
+
+class Change(NamedTuple):
+    """One compare-and-set of ``repair``: ``None`` stands for no booking."""
+
+    user_id: str
+    expected: Number | None
+    new: Number | None
+
+
+class Look(NamedTuple):
+    """An event as Redis has it at one instant; a field that a hand has removed is -1."""
+
+    total: int
+    left: int
+    users: int
+    name: str
+    held: Number | None
+
+
+class Scripts:
+    """The scripts of one partition at one epoch.
+
+    The methods named after scripts return the command to send; its reply goes through ``checked``.
+    """
+
+    def __init__(self, partition: int, epoch: int) -> None:
+        self.partition = partition
+        self.epoch = epoch
+        self._log = keys.log(partition)
+        self._outbox = keys.outbox(partition)
+        fence = f"local EPOCH = '{epoch}' -- of partition {partition}\n"
+        self.texts = {name: _fenced(source(name), fence) for name in FENCED}
+        self._sha = {name: _sha(text) for name, text in self.texts.items()}
+
+    def reserve(
+        self, event_id: int, users: Sequence[str], fingerprints: Sequence[str], *, bound: int
+    ) -> Command:
+        """Give seats to users, one fingerprint ("" for none) beside each."""
+        p = self.partition
+        command: list[str | int] = [
+            "EVALSHA", self._sha["reserve"], 4,
+            self._log, self._outbox, keys.event(p, event_id), keys.users(p, event_id),
+            event_id, bound, len(users), *users,
+        ]  # fmt: skip
+        if any(fingerprints):
+            for place, fingerprint in enumerate(fingerprints, start=1):
+                if fingerprint:
+                    command += (place, fingerprint)
+        return tuple(command)
+
+    def cancel(self, event_id: int, user_id: str, booking: Number, *, bound: int) -> Command:
+        """Give one booking's seat back."""
+        p = self.partition
+        return (
+            "EVALSHA", self._sha["cancel"], 4,
+            self._log, self._outbox, keys.event(p, event_id), keys.users(p, event_id),
+            event_id, bound, user_id, str(booking),
+        )  # fmt: skip
+
+    def look(self, event_id: int, user_id: str = "") -> Command:
+        """Read an event, and what a user holds of it."""
+        p = self.partition
+        return (
+            "EVALSHA", self._sha["look"], 3,
+            self._log, keys.event(p, event_id), keys.users(p, event_id), user_id,
+        )  # fmt: skip
+
+    def find(self, number: Number) -> Command:
+        """Read the entry that holds a number."""
+        return ("EVALSHA", self._sha["find"], 2, self._log, self._outbox, str(number))
+
+    def lease(self, event_id: int, token: str, *, lease_ms: int) -> Command:
+        """Become the one who hydrates an event."""
+        p = self.partition
+        return (
+            "EVALSHA", self._sha["lease"], 4,
+            self._log, keys.event(p, event_id), keys.lease(p, event_id), keys.staging(p, event_id),
+            token, lease_ms,
+        )  # fmt: skip
+
+    def stage(
+        self, event_id: int, token: str, rows: Iterable[tuple[str, Number]], *, lease_ms: int
+    ) -> Command:
+        """Bring a page of users to the staging."""
+        p = self.partition
+        pairs = [text for user_id, number in rows for text in (user_id, str(number))]
+        return (
+            "EVALSHA", self._sha["stage"], 3,
+            self._log, keys.lease(p, event_id), keys.staging(p, event_id),
+            token, lease_ms, *pairs,
+        )  # fmt: skip
+
+    def install(self, event_id: int, token: str, *, total: int, name: str, staged: int) -> Command:
+        """Open a hydrated event for sale."""
+        p = self.partition
+        return (
+            "EVALSHA", self._sha["install"], 5,
+            self._log, keys.event(p, event_id), keys.users(p, event_id),
+            keys.lease(p, event_id), keys.staging(p, event_id),
+            token, total, name, staged,
+        )  # fmt: skip
+
+    def close(self, event_id: int) -> Command:
+        """Make an event cold."""
+        p = self.partition
+        return (
+            "EVALSHA", self._sha["close"], 4,
+            self._log, keys.event(p, event_id), keys.users(p, event_id), keys.lease(p, event_id),
+        )  # fmt: skip
+
+    def repair(
+        self,
+        event_id: int,
+        changes: Sequence[Change],
+        *,
+        total: int | None = None,
+        name: str | None = None,
+    ) -> Command:
+        """Make an event equal to the ledger, at most ``MAX_BATCH`` users at a time."""
+        if len(changes) > MAX_BATCH:
+            raise ValueError(f"{len(changes)} changes in one repair: {MAX_BATCH} at most")
+        p = self.partition
+        triples = [
+            text
+            for change in changes
+            for text in (change.user_id, str(change.expected or ""), str(change.new or ""))
+        ]
+        return (
+            "EVALSHA", self._sha["repair"], 4,
+            self._log, keys.event(p, event_id), keys.users(p, event_id), keys.lease(p, event_id),
+            "" if total is None else total, name or "", *triples,
+        )  # fmt: skip
+
+    def acknowledge(self, seq: int, *, tail: int) -> Command:
+        """Tell Redis how far the ledger is."""
+        return ("EVALSHA", self._sha["acknowledge"], 2, self._log, self._outbox, seq, tail)
+
+    def checked(self, reply: Any) -> Any:
+        """A reply without its faults.
+
+        Raises:
+            Fenced: the partition must be recovered.
+            Overloaded: Redis is out of memory.
+            RedisAway: any other error of Redis; what it was is in the message.
+        """
+        if reply == b"fenced" or isinstance(reply, NoScriptError):
+            raise Fenced(self.partition, self.epoch)
+        if isinstance(reply, OutOfMemoryError):
+            raise Overloaded("Redis has reached maxmemory")
+        if isinstance(reply, Exception):
+            raise RedisAway(f"Redis answered: {reply}") from reply
+        return reply
+
+    async def call(self, redis: Redis, command: Command) -> Any:
+        """Send one command over redis-py and check its reply.
+
+        The client must be one that never tries again by itself (``redis_client``).
+        """
+        try:
+            reply = await redis.execute_command(*command)
+        except NoScriptError as error:
+            reply = error
+        except (RedisError, OSError) as error:
+            raise RedisAway(f"Redis does not answer: {error}") from error
+        return self.checked(reply)
+
+    async def load(self, redis: Redis) -> None:
+        """Put the scripts into Redis. For recovery alone."""
+        for text in self.texts.values():
+            await redis.execute_command("SCRIPT LOAD", text)
+
+
+def look_reply(reply: Any) -> Look | None:
+    """The reply of ``look``; None if the event is cold."""
+    if reply == b"cold":
+        return None
+    total, left, users, name, held = reply
+    return Look(
+        int(total) if total else -1,
+        int(left) if left else -1,
+        users,
+        name.decode(),
+        Number.parse(held) if held else None,
+    )
+
+
+async def evaluate(redis: Redis, name: str, keys_: Sequence[str], *args: str | int) -> str:
+    """Run a script that is not fenced, for recovery alone; its answer is a word."""
+    reply: bytes = await redis.execute_command("EVAL", source(name), len(keys_), *keys_, *args)
+    return reply.decode()
+
+
+def _fenced(text: str, fence: str) -> str:
+    first, _, rest = text.partition("\n")
+    return f"{first}\n{fence}{rest}"
+
+
+def _sha(text: str) -> str:
+    return sha1(text.encode(), usedforsecurity=False).hexdigest()

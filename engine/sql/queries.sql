@@ -1,0 +1,141 @@
+-- The engine's statements, by name. engine/ledger.py reads this file.
+
+-- name: partitions
+SELECT p, epoch, state, mark_epoch, mark_seq, shift, changed_at < now() - interval '5 s' AS stale
+FROM partitions ORDER BY p;
+
+-- name: partition
+SELECT p, epoch, state, mark_epoch, mark_seq, shift, changed_at < now() - interval '5 s' AS stale
+FROM partitions WHERE p = $1;
+
+-- name: lock_partition
+SELECT p, epoch, state, mark_epoch, mark_seq, shift, false AS stale FROM lock_partition($1);
+
+-- name: begin_shift
+UPDATE partitions SET shift = shift + 1, holder = $2 WHERE p = $1 RETURNING shift;
+
+-- The drain's transaction. The events are locked in id order.
+
+-- name: lock_events
+SELECT id, total_seats, booked FROM events WHERE id = ANY($1::int[])
+ORDER BY id FOR NO KEY UPDATE;
+
+-- name: held
+SELECT b.event_id, b.user_id, b.id
+FROM unnest($1::int[], $2::text[]) AS wanted (event_id, user_id)
+JOIN bookings b ON b.event_id = wanted.event_id AND b.user_id = wanted.user_id;
+
+-- name: end_held
+WITH gone AS (
+    DELETE FROM bookings USING unnest($1::bigint[], $2::timestamptz[]) AS ended (id, ended_at)
+    WHERE bookings.id = ended.id
+    RETURNING bookings.id, event_id, user_id, created_at, ended.ended_at
+)
+INSERT INTO ended_bookings (id, event_id, user_id, created_at, ended_at, outcome)
+SELECT id, event_id, user_id, created_at, ended_at, 'cancelled' FROM gone;
+
+-- name: insert_bookings
+INSERT INTO bookings (id, event_id, user_id, created_at)
+SELECT * FROM unnest($1::bigint[], $2::int[], $3::text[], $4::timestamptz[]);
+
+-- name: insert_ended
+INSERT INTO ended_bookings (id, event_id, user_id, created_at, outcome, reason)
+SELECT * FROM unnest($1::bigint[], $2::int[], $3::text[], $4::timestamptz[], $5::text[], $6::text[]);
+
+-- name: insert_dead
+INSERT INTO ended_bookings (id, event_id, user_id, created_at, outcome, reason, entry)
+VALUES (coalesce($1, nextval('bookings_by_hand') * 128 + 127), $2, $3, $4, 'dead', $5, $6);
+
+-- name: insert_gap
+INSERT INTO gaps (p, epoch, first_seq, last_seq) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING;
+
+-- name: set_mark
+UPDATE partitions SET mark_epoch = $2, mark_seq = $3 WHERE p = $1;
+
+-- Recovery.
+
+-- name: advance_epoch
+UPDATE partitions SET epoch = epoch + 1, state = 'recovering', changed_at = now()
+WHERE p = $1 AND epoch = $2 AND (state = 'open' OR changed_at < now() - interval '5 s')
+RETURNING epoch;
+
+-- name: keep_recovering
+UPDATE partitions SET changed_at = now() WHERE p = $1 AND epoch = $2 AND state = 'recovering'
+RETURNING epoch;
+
+-- name: close_epochs
+UPDATE epochs SET closed_at = now(), closed_seq = CASE WHEN epoch = $2 THEN $3::bigint ELSE 0 END
+WHERE p = $1 AND closed_at IS NULL;
+
+-- name: open_epoch
+INSERT INTO epochs (p, epoch) VALUES ($1, $2);
+
+-- name: open_partition
+UPDATE partitions SET state = 'open', mark_epoch = $2, mark_seq = 0, changed_at = now()
+WHERE p = $1 AND epoch = $2;
+
+-- Reads.
+
+-- name: event
+SELECT id, name, total_seats, booked FROM events WHERE id = $1;
+
+-- name: event_ids
+SELECT id FROM events ORDER BY id;
+
+-- name: event_bookings_after
+SELECT user_id, id FROM bookings WHERE event_id = $1 AND user_id > $2 ORDER BY user_id LIMIT $3;
+
+-- name: booking
+SELECT b.id, b.event_id, b.user_id, b.created_at, e.name, e.total_seats
+FROM bookings b JOIN events e ON e.id = b.event_id WHERE b.id = $1;
+
+-- name: ended_booking
+SELECT id, event_id, user_id, created_at, outcome, reason FROM ended_bookings WHERE id = $1;
+
+-- name: fates
+SELECT n.id,
+    CASE
+        WHEN n.epoch > p.mark_epoch OR (n.epoch = p.mark_epoch AND n.seq > p.mark_seq)
+            THEN 'pending'
+        WHEN n.epoch < p.mark_epoch AND n.epoch > 0 AND n.seq > coalesce(
+            (SELECT closed_seq FROM epochs x WHERE x.p = p.p AND x.epoch = n.epoch), 0)
+            THEN 'lost'
+        WHEN EXISTS (SELECT FROM gaps g WHERE g.p = p.p AND g.epoch = n.epoch
+                     AND n.seq BETWEEN g.first_seq AND g.last_seq)
+            THEN 'lost'
+        WHEN e.outcome IN ('rejected', 'dead') THEN 'rejected'
+        ELSE 'confirmed'
+    END AS status,
+    e.reason
+FROM partitions p
+CROSS JOIN unnest($2::bigint[], $3::int[], $4::bigint[]) AS n (id, epoch, seq)
+LEFT JOIN ended_bookings e ON e.id = n.id
+WHERE p.p = $1;
+
+-- name: user_statistics
+SELECT count(*) FILTER (WHERE active) AS active,
+       count(*) FILTER (WHERE NOT active) AS cancelled,
+       min(created_at) AS first_at, max(created_at) AS last_at
+FROM (
+    SELECT true AS active, created_at FROM bookings WHERE user_id = $1
+    UNION ALL
+    SELECT false, created_at FROM ended_bookings WHERE user_id = $1 AND outcome = 'cancelled'
+) AS all_of_them;
+
+-- Reconciliation.
+
+-- name: lock_event
+SELECT id, name, total_seats FROM events WHERE id = $1 FOR NO KEY UPDATE;
+
+-- name: count_bookings
+SELECT booked, (SELECT count(*) FROM bookings WHERE event_id = $1) AS count
+FROM events WHERE id = $1;
+
+-- name: set_booked
+UPDATE events SET booked = $2 WHERE id = $1;
+
+-- name: held_with_mark
+SELECT p.mark_epoch, p.mark_seq, b.user_id, b.id
+FROM partitions p
+LEFT JOIN bookings b ON b.event_id = $2 AND b.user_id = ANY($3::text[])
+WHERE p.p = $1;

@@ -1,0 +1,35 @@
+#!lua flags=no-writes
+-- look: read an event as it is at this instant, and what one user holds of it.
+--
+-- Fenced: the loader puts `local EPOCH = '…'` after the first line, with the partition's name.
+-- Never writes.
+--
+-- KEYS[1] log    hash  epoch
+-- KEYS[2] event  hash  epoch, total, left, name
+-- KEYS[3] users  hash  user -> "epoch-seq", then "|fingerprint" if a key was sent
+-- ARGV[1] user, or "" for nobody
+--
+-- Answers a word:
+--   "fenced"  another epoch: recover
+--   "cold"    the event is not loaded in this epoch: hydrate
+-- or { total, left, HLEN(users), name, what the user holds or "" }; total and left are strings,
+-- "" where a hand has removed them.
+--
+-- EVALSHA sha 3 onsale:{1}:log onsale:{1}:event:17 onsale:{1}:event:17:users ann
+--   ->   { "1000", "992", 8, "Swan Lake", "3-8" }
+assert(#KEYS == 3 and #ARGV == 1)
+local log, event, users = KEYS[1], KEYS[2], KEYS[3]
+local user = ARGV[1]
+
+-- read
+local epoch = redis.call('HGET', log, 'epoch')
+local event_epoch, total, left, name = unpack(
+  redis.call('HMGET', event, 'epoch', 'total', 'left', 'name'))
+
+-- refuse
+if epoch ~= EPOCH then return 'fenced' end
+if event_epoch ~= EPOCH then return 'cold' end
+
+-- answer
+local held = user ~= '' and redis.call('HGET', users, user) or ''
+return { total or '', left or '', redis.call('HLEN', users), name or '', held }

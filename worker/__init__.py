@@ -1,0 +1,1 @@
+"""The worker: drain shifts, and the reconciliation as a cron job."""

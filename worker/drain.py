@@ -1,0 +1,101 @@
+"""A shift: a worker's turn to drain one partition.
+
+Shifts are numbered by Postgres, in the row that a drain locks. A later shift, on any worker, ends
+the earlier one at its next batch; so turns pass from worker to worker without a pause, and a dead
+worker's partitions are taken over at the next tick.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from engine.drain import TAIL, Drain
+from engine.errors import (
+    Fenced,
+    Gap,
+    Halted,
+    LedgerBroken,
+    Superseded,
+    Unavailable,
+)
+from engine.log import get_logger
+from engine.scripts import Scripts
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from redis.asyncio import Redis
+
+    from engine.ledger import Ledger
+    from engine.recovery import Recovery
+
+T = TypeVar("T")
+
+SHIFT_S: Final = 10.0
+BLOCK_MS: Final = 1000
+BACK_OFF_S: Final = 0.2
+
+log = get_logger(__name__)
+
+
+class Shift:
+    """One turn of this worker at one partition."""
+
+    def __init__(
+        self, partition: int, *, ledger: Ledger, redis: Redis, recovery: Recovery, holder: str
+    ) -> None:
+        self._partition = partition
+        self._ledger = ledger
+        self._redis = redis
+        self._recovery = recovery
+        self._holder = holder
+        self._drain = Drain(partition, ledger=ledger, redis=redis)
+
+    async def run(self) -> None:
+        """Drain until a later shift begins, or nobody came for ``SHIFT_S``."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + SHIFT_S
+        number = await self._ledger.begin_shift(self._partition, self._holder)
+        epoch = await self._recovery.opened(self._partition)
+        while loop.time() < until_s:
+            try:
+                await self._drain_epoch(epoch, number, until_s)
+            except Superseded:
+                return
+            except (Fenced, Gap) as error:
+                log.warning("recovery_needed", partition=self._partition, reason=str(error))
+                epoch = await self._recovery.reopen(self._partition, epoch)
+            except (LedgerBroken, Halted) as error:
+                log.critical("drain_halted", partition=self._partition, reason=str(error))
+                return
+            except Unavailable as error:
+                log.warning("drain_waits", partition=self._partition, reason=str(error))
+                await asyncio.sleep(BACK_OFF_S)
+
+    async def _drain_epoch(self, epoch: int, number: int, until_s: float) -> None:
+        """Drain in one epoch."""
+        loop = asyncio.get_running_loop()
+        scripts = Scripts(self._partition, epoch)
+        mark = (await self._ledger.partition(self._partition)).mark
+        # Makes up for a worker that died after its commit, and sees the fence without a sale.
+        await scripts.call(self._redis, scripts.acknowledge(mark.seq, tail=TAIL))
+        while loop.time() < until_s:
+            step = self._drain.once(scripts, mark, shift=number, block_ms=BLOCK_MS)
+            drained = await _finished(step)
+            if drained == mark:  # an idle shift learns here that a later one began
+                row = await self._ledger.partition(self._partition)
+                if row.shift != number or row.epoch != epoch:
+                    raise Superseded(f"partition {self._partition} has another shift")
+                drained = row.mark
+            mark = drained
+
+
+async def _finished(step: Coroutine[Any, Any, T]) -> T:
+    """Await a step; if we are cancelled meanwhile, let it finish its transaction first."""
+    task = asyncio.ensure_future(step)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
