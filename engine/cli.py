@@ -177,11 +177,21 @@ def _running(data: Path) -> Settings:
 
 def _reconcile(settings: Settings, events: list[int], *, dry_run: bool, as_json: bool) -> int:
     """Reconcile, print the report and return the exit code."""
+    import asyncio  # noqa: PLC0415 - see the top
+    import json  # noqa: PLC0415 - see the top
+
     from engine.reconcile import run  # noqa: PLC0415 - see the top
 
-    report = run(settings, events, dry_run=dry_run)
-    typer.echo(report.as_json() if as_json else str(report))
-    return int(dry_run and report.found)
+    report = asyncio.run(run(settings, events, dry_run=dry_run))
+    if as_json:
+        drift = [each._asdict() for each in report.drift]
+        typer.echo(json.dumps({**report._asdict(), "drift": drift}))
+    else:
+        lines = [str(each) for each in report.drift]
+        what = "found" if dry_run else "mended"
+        total = f"{report.events} events, {report.warm} in Redis; drift {what}: {len(lines)}"
+        typer.echo("\n".join([*lines, total]))
+    return int(dry_run and bool(report.drift))
 
 
 def _become(argv: list[str]) -> None:

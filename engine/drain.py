@@ -149,7 +149,7 @@ class Drain:
         metrics.DEAD_LETTERS.inc()
         log.error(
             "dead_letter", partition=self.partition, number=str(item.number), reason=reason,
-            event=item.event_id, user=item.user_id, entry=entry,
+            event_id=item.event_id, user_id=item.user_id, entry=entry,
         )  # fmt: skip
         return Taken(after, to, dead=(item,))
 
@@ -196,7 +196,7 @@ class Drain:
             metrics.REJECTED.labels(word).inc()
             log.warning(
                 "rejected", partition=self.partition, number=str(item.number), reason=word,
-                event=item.event_id, user=item.user_id,
+                event_id=item.event_id, user_id=item.user_id,
             )  # fmt: skip
             if word is Word.EVENT_NOT_FOUND:
                 await scripts.call(self._redis, scripts.close(item.event_id))

@@ -67,7 +67,7 @@ OLDEST_REDIS = 7
 PORTS = range(20_000, 30_000)
 
 _LEASH = """\
-import ctypes, os, select, sys
+import ctypes, os, select, signal, sys
 death, parent, lifeline, user, group = map(int, sys.argv[1:6])
 if user:
     os.setgroups([])
@@ -84,10 +84,12 @@ else:
         os.closerange(lifeline + 1, 1024)
         while os.getppid() == ward:
             if select.select([lifeline], [], [], 1)[0]:
-                os.kill(ward, death)
+                os.killpg(ward, death)
                 break
         os._exit(0)
     os.close(lifeline)
+for ignored in signal.SIGPIPE, signal.SIGXFSZ:  # by Python, for itself
+    signal.signal(ignored, signal.SIG_DFL)
 os.execv(sys.argv[6], sys.argv[6:])
 """
 
@@ -96,6 +98,8 @@ class Child(ABC):
     """A process that dies with us and can be started again. ``name`` is what people call it."""
 
     stop_signal = signal.SIGTERM
+    death_signal = signal.SIGTERM
+    """What the process is sent when we die without having stopped it."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -169,7 +173,7 @@ class Child(ABC):
         The session keeps the Ctrl-C of a terminal to us, so that children end in our order.
         """
         lifeline = -1 if sys.platform == "linux" else _lifeline()
-        numbers = (self.stop_signal, os.getpid(), lifeline, *(user or User(0, 0)))
+        numbers = (self.death_signal, os.getpid(), lifeline, *(user or User(0, 0)))
         leash = [sys.executable, "-IS", "-c", _LEASH, *(str(int(number)) for number in numbers)]
         return subprocess.Popen(  # noqa: S603 - our own arguments, no shell
             [*leash, *map(str, argv)],
@@ -213,7 +217,7 @@ class Server(Child):
         Raises:
             Misconfigured: there is no such server here, or its data are in use.
         """
-        self.data_dir.mkdir(parents=True, exist_ok=True)
+        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = take_lock(self.data_dir / "lock", within_s=LOCK_BOUND_S)
         try:
             self.port = self.port or _choose_port(self.data_dir / "port")
@@ -306,7 +310,8 @@ class RedisServer(Server):
 class PostgresServer(Server):
     """Postgres: user and database ``onsale``, UTF-8, C collation, commits that are on disk."""
 
-    stop_signal = signal.SIGINT  # Postgres's fast shutdown; SIGTERM would wait for its clients
+    # Postgres's fast shutdown; SIGTERM would wait for its clients.
+    stop_signal = death_signal = signal.SIGINT
 
     def __init__(
         self, data_dir: Path, port: int = 0, settings: Mapping[str, str] | None = None
@@ -334,7 +339,9 @@ class PostgresServer(Server):
             "env": {k: v for k, v in os.environ.items() if not k.startswith("PG")}
             | {"LC_ALL": "C", "TZ": "UTC"},
         }
-        if not self._cluster.exists():
+        if self._cluster.exists():
+            self._refuse_other_version(folder)
+        else:
             self._create(folder, prefix, options)
         (self._cluster / "postmaster.pid").unlink(missing_ok=True)
         settings = {
@@ -349,6 +356,18 @@ class PostgresServer(Server):
         self._process = self._spawn(
             [*prefix, folder / "postgres", "-D", self._cluster, *arguments], **options
         )
+
+    def _refuse_other_version(self, folder: Path) -> None:
+        """Say it before Postgres does, which first stumbles over a setting of the other version."""
+        argv = [str(folder / "postgres"), "--version"]
+        answer = subprocess.run(argv, capture_output=True, check=False, text=True).stdout  # noqa: S603 - a path we found
+        ours = re.search(r"\d+", answer)
+        theirs = (self._cluster / "PG_VERSION").read_text().strip()
+        if ours and ours[0] != theirs:
+            raise Misconfigured(
+                f"{self.data_dir} was made by Postgres {theirs}, and {folder} has {ours[0]}: "
+                "choose another folder for the data, or put the other Postgres on PATH"
+            )
 
     def _create(self, folder: Path, prefix: list[str], options: dict[str, Any]) -> None:
         """Make a cluster with its database, aside first, so that a half-made one is never used."""

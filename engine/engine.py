@@ -294,7 +294,7 @@ class Engine:
             except Fenced as error:
                 await self._reopen(error.partition, error.epoch)
             except Dirty:
-                log.error("dirty", event=event_id)
+                log.error("dirty", event_id=event_id)
                 await self._close(event_id, lane)
         raise Overloaded(f"event {event_id} could not be made ready")
 

@@ -117,7 +117,7 @@ class Hydration:
         if await self._call(scripts, command) != b"installed":
             return None
         metrics.HYDRATIONS.inc()
-        log.info("hydrated", event=event_id, epoch=scripts.epoch, bookings=staged)
+        log.info("hydrated", event_id=event_id, epoch=scripts.epoch, bookings=staged)
         return True
 
     async def _mark_reaches(self, number: Number, partition: int) -> None:

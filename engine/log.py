@@ -43,4 +43,4 @@ def configure(settings: Settings) -> None:
 
 def get_logger(name: str) -> Any:
     """A logger whose lines are an event's name and its facts."""
-    return structlog.get_logger(logger=name)
+    return structlog.get_logger(module=name)

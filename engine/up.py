@@ -61,6 +61,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Program(Child):
     """One of our own packages, run as ``python -m``."""
 
+    # Nothing that was promised lives in them, and a graceful end needs the servers, which are
+    # ending at the same time.
+    death_signal = signal.SIGKILL
+
     def __init__(
         self, name: str, module: str, environment: Mapping[str, str], *descriptors: int
     ) -> None:
@@ -319,7 +323,7 @@ def listen(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:
-        reason = error.strerror or error
+        reason = (error.strerror or str(error)).partition(" (while")[0]  # Python adds the address
         choose = "choose another with --port (or PORT), --host (or HOST)"
         raise Misconfigured(f"cannot listen on port {port} of {host}: {reason}; {choose}") from None
 

@@ -1,0 +1,23 @@
+# One image for the API, the worker and the migration; docker-compose.yml says which runs where.
+
+FROM python:3.13-slim AS build
+WORKDIR /src
+COPY pyproject.toml README.md ./
+COPY engine engine
+COPY api api
+COPY worker worker
+COPY lua lua
+RUN pip wheel --no-cache-dir --wheel-dir /wheels .
+
+FROM python:3.13-slim
+RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
+    pip install --no-cache-dir --no-index --find-links=/wheels onsale \
+    && useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin onsale
+ENV PYTHONUNBUFFERED=1 HOST=0.0.0.0 PORT=8000 LOG_FORMAT=json
+USER onsale
+WORKDIR /srv
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=5s --timeout=5s --start-period=30s \
+    CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/ready', timeout=4)"]
+CMD ["onsale", "api"]

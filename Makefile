@@ -1,0 +1,42 @@
+# `make` lists what there is to do. Paths with blanks are fine.
+
+SHELL := /bin/sh
+PYTHON ?= python3
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install up test check bench fmt clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+install: .venv/bin/onsale  ## make .venv with everything; again when pyproject.toml has changed
+
+.venv/bin/onsale: pyproject.toml
+	@echo "making .venv: a minute, once"
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+up: install  ## run the whole engine here; options: make up ARGS="--port 9000"
+	@exec .venv/bin/onsale up $(ARGS)
+
+test: install  ## run the tests against real servers; options: make test ARGS="-k cancel"
+	.venv/bin/python -m pytest $(ARGS)
+
+check: install  ## lint, format, types, import directions
+	.venv/bin/python -m ruff check .
+	.venv/bin/python -m ruff format --check .
+	.venv/bin/python -m mypy
+	.venv/bin/lint-imports
+
+bench: install  ## run every measurement; each prints one line with a ratio
+	.venv/bin/python -m bench $(ARGS)
+
+fmt: install  ## format, and mend what the linter can mend
+	.venv/bin/python -m ruff check --fix-only .
+	.venv/bin/python -m ruff format .
+
+clean:  ## remove .venv and what tools have left; the data in .onsale stay
+	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +

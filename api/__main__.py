@@ -1,0 +1,104 @@
+"""``python -m api``: serve HTTP, in one process or in several that share a socket."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from typing import NoReturn
+
+from pydantic import ValidationError
+from uvicorn import Config, Server
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors import Multiprocess
+
+from engine.log import configure, get_logger
+from engine.settings import Settings
+
+USAGE_ERROR = 2
+BACKLOG = 4096
+
+
+def main() -> None:
+    """Serve until told to end.
+
+    Exits with 2 if a setting or the address cannot be used, with 3 if the engine refuses to start.
+    """
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        refuse("; ".join(f"{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors()))
+    handed_over = os.environ.get("LISTEN_FD")
+    address = f"LISTEN_FD={handed_over}" if handed_over else f"{settings.host}:{settings.port}"
+    try:
+        listener = adopt(handed_over) if handed_over else listen(settings)
+    except (OSError, ValueError, OverflowError) as error:
+        refuse(f"cannot listen on {address}: {error}")
+    configure(settings)
+    get_logger(__name__).info("listening", address=address, processes=settings.api_workers)
+    config = Config(
+        "api.app:create",
+        factory=True,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        workers=settings.api_workers,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=15,
+    )
+    sys.exit(serve(config, listener))
+
+
+def serve(config: Config, listener: socket.socket) -> int:
+    """Run the server, or several of them; return the exit code."""
+    if config.workers == 1:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # uvicorn sends itself the signal again when all is done: that is a success.
+            signal.signal(number, lambda *_: sys.exit(0))
+        server = Server(config)
+        server.run(sockets=[listener])
+        return 0 if server.started else STARTUP_FAILURE
+    supervisor = Multiprocess(config, sockets=[listener])
+    supervisor.run()
+    failed = any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes)
+    return STARTUP_FAILURE if failed else 0
+
+
+def adopt(descriptor: str) -> socket.socket:
+    """Take over the listening socket that the parent opened.
+
+    Raises:
+        OSError, ValueError, OverflowError: The descriptor is no socket.
+    """
+    return socket.socket(fileno=int(descriptor))
+
+
+def listen(settings: Settings) -> socket.socket:
+    """Open a listening socket.
+
+    Raises:
+        OSError: The address is taken, or not of this machine.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((settings.host, settings.port))
+    listener.listen(BACKLOG)
+    return listener
+
+
+def refuse(reason: str) -> NoReturn:
+    """End the process with one line that says why."""
+    sys.stderr.write(f"onsale: {reason}\n")
+    sys.exit(USAGE_ERROR)
+
+
+if __name__ == "__main__":
+    main()

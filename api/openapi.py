@@ -1,0 +1,255 @@
+"""This API in OpenAPI 3.1, written from the types that the code itself reads and writes with."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from api import schemas
+from api.answers import encode
+from api.prefer import MAX_WAIT_SECONDS
+from api.problems import PROBLEMS
+
+Json = dict[str, Any]
+
+_TYPES = (
+    schemas.ReserveRequest,
+    schemas.Reservation,
+    schemas.Booking,
+    schemas.Cancellation,
+    schemas.Availability,
+    schemas.UserStatistics,
+    schemas.Health,
+    schemas.Readiness,
+    schemas.Problem,
+)
+_ALWAYS = ("internal_error",)
+_AWAY = ("redis_unavailable", "ledger_unavailable", "overloaded")
+
+
+def _ref(kind: type) -> Json:
+    return {"$ref": f"#/components/schemas/{kind.__name__}"}
+
+
+def _given(description: str, kind: type, *headers: str) -> Json:
+    """An answer that gives what was asked for."""
+    given: Json = {
+        "description": description,
+        "content": {"application/json": {"schema": _ref(kind)}},
+    }
+    if headers:
+        given["headers"] = {name: _HEADERS[name] for name in headers}
+    return given
+
+
+def _problems(*codes: str) -> Json:
+    """The refusals and faults of a call, by status."""
+    by_status: dict[int, list[str]] = {}
+    for code in (*codes, *_ALWAYS):
+        by_status.setdefault(PROBLEMS[code].status, []).append(code)
+    return {str(status): _problem(by_status[status]) for status in sorted(by_status)}
+
+
+def _problem(codes: list[str]) -> Json:
+    rows = [PROBLEMS[code] for code in codes]
+    answer: Json = {
+        "description": " ".join(
+            f"`{code}`: {row.detail}" for code, row in zip(codes, rows, strict=True)
+        ),
+        "content": {
+            "application/problem+json": {
+                "schema": {
+                    "allOf": [
+                        _ref(schemas.Problem),
+                        {"properties": {"code": {"enum": codes}}},
+                    ]
+                }
+            }
+        },
+    }
+    if any(row.retry_after_seconds for row in rows):
+        answer["headers"] = {"Retry-After": _HEADERS["Retry-After"]}
+    return answer
+
+
+def _header(description: str, **schema: object) -> Json:
+    return {"description": description, "schema": {"type": "string", **schema}}
+
+
+_HEADERS: Json = {
+    "Location": _header("Where the booking is to be read."),
+    "Preference-Applied": _header("What was honoured of `Prefer`."),
+    "Idempotency-Replayed": _header("The first answer, given again.", const="true"),
+    "Onsale-Source": _header("Redis was away: the ledger was asked.", const="ledger"),
+    "Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}},
+}
+_PREFER: Json = {
+    "name": "Prefer",
+    "in": "header",
+    "description": (
+        "`respond-async`: do not wait for the ledger. `wait=N`: wait for it at most N seconds, "
+        f"up to {MAX_WAIT_SECONDS} (RFC 7240)."
+    ),
+    "schema": {"type": "string"},
+    "examples": {"now": {"value": "respond-async"}, "patient": {"value": "wait=5"}},
+}
+_IDEMPOTENCY_KEY: Json = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "The same key again gets the first answer again instead of `already_booked`.",
+    "schema": {"type": "string", "pattern": "^[ -~]{1,255}$"},
+}
+
+
+def _in_path(name: str, kind: object) -> Json:
+    schema = msgspec.json.schema(kind)
+    return {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+def _call(name: str, summary: str, answers: Json, *parameters: Json, **more: object) -> Json:
+    call: Json = {"operationId": name, "summary": summary, "responses": answers, **more}
+    if parameters:
+        call["parameters"] = list(parameters)
+    return call
+
+
+def _text(description: str, media_type: str) -> Json:
+    return {
+        "description": description,
+        "content": {media_type: {"schema": {"type": "string"}}},
+    }
+
+
+def _booking_paths() -> Json:
+    reserved = ("Location", "Preference-Applied", "Idempotency-Replayed")
+    the_booking = _in_path("id", schemas.BookingId)
+    body = {
+        "required": True,
+        "content": {"application/json": {"schema": _ref(schemas.ReserveRequest)}},
+    }
+    reserve = _call(
+        "reserve",
+        "Take a seat",
+        {
+            "201": _given("Confirmed: the ledger has it.", schemas.Reservation, *reserved),
+            "202": _given("Pending: the seat is taken.", schemas.Reservation, *reserved),
+            **_problems(
+                "invalid_body",
+                "invalid_content_length",
+                "invalid_idempotency_key",
+                "event_not_found",
+                "body_too_slow",
+                "sold_out",
+                "already_booked",
+                "body_too_large",
+                "unsupported_media_type",
+                "unsupported_content_encoding",
+                "rate_limited",
+                *_AWAY,
+            ),
+        },
+        _PREFER,
+        _IDEMPOTENCY_KEY,
+        requestBody=body,
+    )
+    gone = ("booking_cancelled", "booking_rejected", "booking_lost")
+    read = _call(
+        "booking",
+        "Read a booking back",
+        {
+            "200": _given("Pending or confirmed.", schemas.Booking),
+            **_problems("invalid_id", "booking_not_found", *gone, *_AWAY),
+        },
+        the_booking,
+    )
+    applied = "Preference-Applied"
+    cancel = _call(
+        "cancel",
+        "Give the seat back",
+        {
+            "200": _given("The ledger knows.", schemas.Cancellation, applied),
+            "202": _given("The seat is free; the ledger will know.", schemas.Cancellation, applied),
+            **_problems("invalid_id", "booking_not_found", *_AWAY),
+        },
+        the_booking,
+        _PREFER,
+    )
+    return {
+        "/api/bookings/reserve": {"post": reserve},
+        "/api/bookings/{id}": {"get": read, "delete": cancel},
+    }
+
+
+def _read_paths() -> Json:
+    event = _call(
+        "event",
+        "How many seats are left",
+        {
+            "200": _given("As of the last sale.", schemas.Availability, "Onsale-Source"),
+            **_problems("invalid_id", "event_not_found", *_AWAY),
+        },
+        _in_path("id", schemas.EventId),
+    )
+    statistics = _call(
+        "statistics",
+        "What a user has booked",
+        {
+            "200": _given("Zeros for a user who is unknown.", schemas.UserStatistics),
+            **_problems("invalid_user_id", *_AWAY),
+        },
+        _in_path("user_id", schemas.UserId),
+    )
+    return {
+        "/api/events/{id}": {"get": event},
+        "/metrics/{user_id}": {"get": statistics},
+    }
+
+
+def _operating_paths() -> Json:
+    health = {"200": _given("The process answers.", schemas.Health)}
+    ready = {"200": _given("Every part works.", schemas.Readiness), **_problems("not_ready")}
+    metrics = {"200": _text("Metrics in the Prometheus text format.", "text/plain")}
+    description = {"200": _text("This description.", "application/json")}
+    docs = {"200": _text("This description, to read and to try.", "text/html")}
+    return {
+        "/health": {"get": _call("health", "Whether the process answers", health)},
+        "/ready": {"get": _call("ready", "Whether every part works", ready)},
+        "/metrics": {"get": _call("metrics", "Metrics for Prometheus", metrics)},
+        "/openapi.json": {"get": _call("openapi", "This API in OpenAPI 3.1", description)},
+        "/docs": {"get": _call("docs", "This API to read and to try", docs)},
+    }
+
+
+@lru_cache(maxsize=1)
+def document() -> bytes:
+    """The whole description as JSON."""
+    _, components = msgspec.json.schema_components(
+        _TYPES, ref_template="#/components/schemas/{name}"
+    )
+    return encode(
+        {
+            "openapi": "3.1.0",
+            "info": {
+                "title": "onsale",
+                "summary": "Seat reservations for the minute in which tickets go on sale",
+                "version": "1.0",
+                "license": {"name": "MIT", "identifier": "MIT"},
+            },
+            "servers": [{"url": "/"}],
+            "paths": {**_booking_paths(), **_read_paths(), **_operating_paths()},
+            "components": {"schemas": components},
+        }
+    )
+
+
+@lru_cache(maxsize=1)
+def page() -> bytes:
+    """Swagger UI with all its parts inside, on ``/openapi.json``."""
+    from offapi import OpenAPITemplate  # noqa: PLC0415  nine megabytes that only this page needs
+
+    html: str = OpenAPITemplate.SWAGGER.value.format(spec_url="/openapi.json")
+    # Else Swagger UI shows the description to a validator of its own, on an outside host.
+    layout = 'layout: "StandaloneLayout",'
+    return html.replace(layout, f"{layout} validatorUrl: null,").encode()

@@ -1,0 +1,122 @@
+"""What this API takes and gives, as types: the decoder, the encoder and OpenAPI all read these."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from engine.model import MAX_BOOKING_ID, MAX_EVENT_ID, MAX_USER_ID_LENGTH
+
+EventId = Annotated[int, Meta(ge=1, le=MAX_EVENT_ID, description="Which event.")]
+BookingId = Annotated[
+    int,
+    Meta(ge=1, le=MAX_BOOKING_ID, description="Exact in every JSON reader: at most 53 bits."),
+]
+UserId = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=MAX_USER_ID_LENGTH,
+        # ``$`` also stands before a last line feed, hence the look-ahead.
+        pattern=r"^[^\u0000-\u001f\u007f-\u009f]+$(?!\n)",
+        description="No control characters, no lone surrogates.",
+    ),
+]
+Instant = Annotated[
+    str,
+    Meta(
+        pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$",
+        description="RFC 3339, UTC, with milliseconds.",
+        examples=["2026-11-22T13:00:00.123Z"],
+    ),
+]
+
+
+class ReserveRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Who wants a seat of which event."""
+
+    event_id: EventId
+    user_id: UserId
+
+
+class Event(Struct, frozen=True):
+    """What people attend."""
+
+    id: EventId
+    name: str
+    total_seats: int
+
+
+class Reservation(Struct, frozen=True):
+    """A booking that was made: confirmed is in the ledger, pending is in Redis only."""
+
+    id: BookingId
+    event_id: EventId
+    user_id: UserId
+    created_at: Instant
+    status: Literal["pending", "confirmed"]
+
+
+class Booking(Reservation, frozen=True, omit_defaults=True):
+    """A booking as it is read back. Its event is left out where it cannot be told."""
+
+    event: Event | None = None
+
+
+class Cancellation(Struct, frozen=True):
+    """A booking that was given back."""
+
+    message: str
+    id: BookingId
+    status: Literal["cancelled"] = "cancelled"
+
+
+class Availability(Struct, frozen=True):
+    """How many seats are left, as of the last sale; below zero after a cut of the capacity."""
+
+    event: Event
+    available_seats: int
+
+
+class UserStatistics(Struct, frozen=True):
+    """A user's bookings in the ledger; ``count`` is ``active``, the name the first system had."""
+
+    user_id: UserId
+    count: int
+    active: int
+    cancelled: int
+    first_at: Instant | None
+    last_at: Instant | None
+
+
+class Health(Struct, frozen=True):
+    """The process answers. Nothing is said about the stores: see ``/ready``."""
+
+    timestamp: Instant
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(Struct, frozen=True):
+    """Each part and ``ok``, or what is wrong with it."""
+
+    parts: dict[str, str]
+    status: Literal["ready"] = "ready"
+
+
+class Problem(Struct, frozen=True, omit_defaults=True):
+    """A refusal or a fault (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    error: Annotated[str, Meta(description="What to show to people, in Russian.")]
+    booking_id: BookingId | None = None
+    parts: dict[str, str] | None = None
+
+
+reserve_decoder = msgspec.json.Decoder(ReserveRequest)
+"""Reads the body of a reserve call."""

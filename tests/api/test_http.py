@@ -1,0 +1,425 @@
+"""Each call of the API: its answers, its headers, and that one table holds every no."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+import pytest
+from httpx2 import ASGITransport, AsyncClient
+from structlog.testing import capture_logs
+
+from api import prefer, routes, schemas
+from api.problems import FAULTS, PROBLEMS
+from engine.errors import LedgerAway, Overloaded, RedisAway
+from engine.model import Availability, Booking, Event, Status, Word
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from httpx2 import Response
+
+    from engine.engine import Engine
+
+    OpenEvent = Callable[..., Awaitable[int]]
+
+RESERVE = "/api/bookings/reserve"
+INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+
+
+async def _reserve(client: AsyncClient, event_id: int, user_id: str, **headers: str) -> Response:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    body = {"event_id": event_id, "user_id": user_id}
+    return await client.post(RESERVE, json=body, headers=named)
+
+
+class Double:
+    """An engine whose every call gives, or raises, the same."""
+
+    def __init__(self, outcome: object) -> None:
+        self._outcome = outcome
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[object]]:
+        async def call(*_: object, **__: object) -> object:
+            if isinstance(self._outcome, Exception):
+                raise self._outcome
+            return self._outcome
+
+        return call
+
+
+def _over(outcome: object) -> AsyncClient:
+    app = routes.build(cast("Engine", Double(outcome)), wait_ms=0)
+    return AsyncClient(transport=ASGITransport(app=app), base_url="http://onsale")
+
+
+class TestReserve:
+    """POST /api/bookings/reserve."""
+
+    async def test_confirmed(self, client: AsyncClient, open_event: OpenEvent) -> None:
+        """By default the answer waits for the ledger: 201, confirmed, with a Location."""
+        event_id = await open_event(1)
+        answer = await _reserve(client, event_id, "ann")
+        assert answer.status_code == 201, answer.text
+        made = msgspec.json.decode(answer.content, type=schemas.Reservation)
+        assert (made.event_id, made.user_id, made.status) == (event_id, "ann", "confirmed")
+        assert INSTANT.fullmatch(made.created_at)
+        assert answer.headers["location"] == f"/api/bookings/{made.id}"
+        assert answer.headers["content-type"] == "application/json"
+        assert "preference-applied" not in answer.headers
+
+    async def test_respond_async(self, client: AsyncClient, open_event: OpenEvent) -> None:
+        """``Prefer: respond-async`` does not wait: 202, pending, and it says so."""
+        answer = await _reserve(client, await open_event(1), "ann", prefer="respond-async")
+        assert answer.status_code == 202
+        assert answer.json()["status"] == "pending"
+        assert answer.headers["preference-applied"] == "respond-async"
+        assert answer.headers["location"] == f"/api/bookings/{answer.json()['id']}"
+
+    async def test_wait(self, client: AsyncClient, open_event: OpenEvent) -> None:
+        """``Prefer: wait=60`` waits, and says that it would have waited 10 seconds at most."""
+        answer = await _reserve(client, await open_event(1), "ann", prefer="wait=60")
+        assert answer.status_code == 201
+        assert answer.headers["preference-applied"] == "wait=10"
+
+    async def test_malformed_preference(self, client: AsyncClient, open_event: OpenEvent) -> None:
+        """A preference that cannot be read is ignored."""
+        answer = await _reserve(client, await open_event(1), "ann", prefer="wait=soon")
+        assert answer.status_code == 201
+        assert "preference-applied" not in answer.headers
+
+    async def test_sold_out(self, client: AsyncClient, open_event: OpenEvent) -> None:
+        """No seat left: 409 sold_out, in the words of the first system."""
+        event_id = await open_event(1)
+        await _reserve(client, event_id, "ann")
+        answer = await _reserve(client, event_id, "ben")
+        assert answer.status_code == 409
+        assert answer.json()["code"] == "sold_out"
+        assert answer.json()["error"] == "Все места забронированы"  # noqa: RUF001  Russian
+
+    async def test_already_booked(self, client: AsyncClient, open_event: OpenEvent) -> None:
+        """A second seat for the same user: 409 already_booked, which names the first."""
+        event_id = await open_event(2)
+        first = (await _reserve(client, event_id, "ann")).json()["id"]
+        answer = await _reserve(client, event_id, "ann")
+        assert answer.status_code == 409
+        assert answer.json()["code"] == "already_booked"
+        assert answer.json()["error"] == "Вы уже забронировали место на это событие"
+        assert answer.json()["booking_id"] == first
+        assert answer.headers["location"] == f"/api/bookings/{first}"
+
+    async def test_event_not_found(self, client: AsyncClient) -> None:
+        """An event that does not exist: 404."""
+        answer = await _reserve(client, 2**31 - 1, "ann")
+        assert answer.status_code == 404
+        assert answer.json()["code"] == "event_not_found"
+        assert answer.json()["error"] == "Событие не найдено"
+
+    async def test_replay(self, client: AsyncClient, open_event: OpenEvent) -> None:
+        """The same ``Idempotency-Key`` gets the first answer again; another key a 409."""
+        event_id = await open_event(2)
+        first = await _reserve(client, event_id, "ann", idempotency_key="k1")
+        again = await _reserve(client, event_id, "ann", idempotency_key="k1")
+        other = await _reserve(client, event_id, "ann", idempotency_key="k2")
+        assert "idempotency-replayed" not in first.headers
+        assert again.status_code == 201
+        assert again.headers["idempotency-replayed"] == "true"
+        assert again.json() == first.json()
+        assert other.status_code == 409
+
+
+class TestBooking:
+    """GET and DELETE /api/bookings/{id}."""
+
+    async def test_read(self, client: AsyncClient, open_event: OpenEvent) -> None:
+        """A booking reads back as it was answered, with its event."""
+        event_id = await open_event(3, name="Чайка")
+        made = (await _reserve(client, event_id, "ann")).json()
+        answer = await client.get(f"/api/bookings/{made['id']}")
+        assert answer.status_code == 200
+        event = {"id": event_id, "name": "Чайка", "total_seats": 3}
+        assert answer.json() == {**made, "event": event}
+
+    async def test_unknown(self, client: AsyncClient) -> None:
+        """An id that was never given out: 404, to read and to cancel."""
+        for method in ("GET", "DELETE"):
+            answer = await client.request(method, "/api/bookings/255")
+            assert answer.status_code == 404
+            assert answer.json()["code"] == "booking_not_found"
+            assert answer.json()["error"] == "Бронирование не найдено"
+
+    async def test_cancel(self, client: AsyncClient, open_event: OpenEvent) -> None:
+        """DELETE gives the seat back, says it in Russian, and repeated says it again; GET: 410."""
+        event_id = await open_event(1)
+        booking_id = (await _reserve(client, event_id, "ann")).json()["id"]
+        for _ in range(2):
+            answer = await client.delete(f"/api/bookings/{booking_id}")
+            assert answer.status_code == 200, answer.text
+            assert answer.json() == {
+                "message": "Бронирование успешно удалено",
+                "id": booking_id,
+                "status": "cancelled",
+            }
+        gone = await client.get(f"/api/bookings/{booking_id}")
+        assert (gone.status_code, gone.json()["code"]) == (410, "booking_cancelled")
+        assert (await _reserve(client, event_id, "ben")).status_code == 201
+
+    async def test_cancel_at_once(self, client: AsyncClient, open_event: OpenEvent) -> None:
+        """``Prefer: respond-async`` does not wait for the ledger here either: 202."""
+        booking_id = (await _reserve(client, await open_event(1), "ann")).json()["id"]
+        path = f"/api/bookings/{booking_id}"
+        answer = await client.delete(path, headers={"prefer": "respond-async"})
+        assert answer.status_code == 202
+        assert answer.headers["preference-applied"] == "respond-async"
+        assert answer.json()["status"] == "cancelled"
+
+    @pytest.mark.parametrize("status", [Status.CANCELLED, Status.REJECTED, Status.LOST])
+    async def test_gone(self, status: Status) -> None:
+        """A booking that has ended is 410 with its status in the code."""
+        async with _over(Booking(1, 0, "", 0, status)) as client:
+            answer = await client.get("/api/bookings/1")
+        assert answer.status_code == 410
+        assert answer.json()["code"] == f"booking_{status}"
+
+    async def test_reason(self) -> None:
+        """Why the ledger rejected a booking is in the detail."""
+        async with _over(Booking(1, 1, "ann", 0, Status.REJECTED, "the event is full")) as client:
+            answer = await client.get("/api/bookings/1")
+        assert "the event is full" in answer.json()["detail"]
+
+
+class TestReads:
+    """The calls that only look."""
+
+    async def test_event(self, client: AsyncClient, open_event: OpenEvent) -> None:
+        """The seats that are left are those of the last sale."""
+        event_id = await open_event(3, name="Чайка")
+        for user, left in (("ann", 2), ("ben", 1)):
+            await _reserve(client, event_id, user, prefer="respond-async")
+            answer = await client.get(f"/api/events/{event_id}")
+            assert answer.status_code == 200
+            assert answer.json() == {
+                "event": {"id": event_id, "name": "Чайка", "total_seats": 3},
+                "available_seats": left,
+            }
+            assert "onsale-source" not in answer.headers
+
+    async def test_event_from_the_ledger(self) -> None:
+        """Where Redis was away and the ledger was asked, a header says so."""
+        async with _over(Availability(Event(1, "e", 2), 2, "ledger")) as client:
+            answer = await client.get("/api/events/1")
+        assert answer.headers["onsale-source"] == "ledger"
+
+    async def test_unknown_event(self, client: AsyncClient) -> None:
+        """An event that does not exist: 404."""
+        answer = await client.get(f"/api/events/{2**31 - 1}")
+        assert (answer.status_code, answer.json()["code"]) == (404, "event_not_found")
+
+    async def test_statistics(self, client: AsyncClient, open_event: OpenEvent) -> None:
+        """A user's bookings, of any name that may book, slashes and all."""
+        user = f"ann/{await open_event(1)}?ü"
+        made = (await _reserve(client, await open_event(1), user)).json()
+        answer = await client.get("/metrics/" + user.replace("?", "%3F"))
+        assert answer.json() == {
+            "user_id": user,
+            "count": 1,
+            "active": 1,
+            "cancelled": 0,
+            "first_at": made["created_at"],
+            "last_at": made["created_at"],
+        }
+
+    async def test_unknown_user(self, client: AsyncClient) -> None:
+        """A user who never booked has zeros, not a 404."""
+        answer = await client.get("/metrics/nobody")
+        assert answer.status_code == 200
+        assert (answer.json()["count"], answer.json()["first_at"]) == (0, None)
+
+    async def test_health(self, client: AsyncClient) -> None:
+        """The process answers, and says when."""
+        answer = await client.get("/health")
+        assert answer.json()["status"] == "ok"
+        assert INSTANT.fullmatch(answer.json()["timestamp"])
+
+    async def test_ready(self, client: AsyncClient) -> None:
+        """Every part works."""
+        answer = await client.get("/ready")
+        assert answer.status_code == 200, answer.text
+        assert set(answer.json()["parts"].values()) == {"ok"}
+
+    async def test_not_ready(self) -> None:
+        """A part that does not work is named, with what is wrong."""
+        parts = {"redis": "ok", "ledger": "does not answer"}
+        async with _over(parts) as client:
+            answer = await client.get("/ready")
+        assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
+        assert answer.json()["parts"] == parts
+
+    async def test_metrics(self, client: AsyncClient) -> None:
+        """Prometheus can read the metrics."""
+        answer = await client.get("/metrics")
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/plain; version=")
+        assert "# TYPE " in answer.text
+
+
+class TestFaults:
+    """What is broken is a 5xx that tells the caller what to do."""
+
+    @pytest.mark.parametrize(
+        ("method", "path"),
+        [
+            ("POST", RESERVE),
+            ("GET", "/api/bookings/1"),
+            ("DELETE", "/api/bookings/1"),
+            ("GET", "/api/events/1"),
+        ],
+    )
+    @pytest.mark.parametrize("kind", FAULTS)
+    async def test_unavailable(self, kind: type[Exception], method: str, path: str) -> None:
+        """A store that is away, or a full queue: 503, and when to come again."""
+        async with _over(kind("away")) as client:
+            body = {"event_id": 1, "user_id": "ann"} if method == "POST" else None
+            answer = await client.request(method, path, json=body)
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"] == "1"
+        assert answer.json()["code"] == FAULTS[kind]
+
+    async def test_defect(self) -> None:
+        """A defect: 500 as a problem that gives nothing away, and a trace in the log."""
+        with capture_logs() as logs:
+            async with _over(ZeroDivisionError("secret")) as client:
+                answer = await client.get("/api/events/1")
+        assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+        assert "secret" not in answer.text
+        assert [(line["event"], line["path"]) for line in logs] == [
+            ("request_failed", "/api/events/1")
+        ]
+
+
+class TestEveryAnswer:
+    """What holds for each path."""
+
+    @pytest.mark.parametrize(
+        ("path", "allow"),
+        [
+            (RESERVE, "OPTIONS, POST"),
+            ("/api/bookings/1", "DELETE, GET, HEAD, OPTIONS"),
+            ("/api/events/1", "GET, HEAD, OPTIONS"),
+            ("/metrics/ann", "GET, HEAD, OPTIONS"),
+        ],
+    )
+    async def test_allow(self, client: AsyncClient, path: str, allow: str) -> None:
+        """405 and OPTIONS say what may be done."""
+        refused = await client.patch(path)
+        asked = await client.options(path)
+        assert (refused.status_code, refused.headers["allow"]) == (405, allow)
+        assert (asked.status_code, asked.headers["allow"], asked.content) == (204, allow, b"")
+
+    async def test_head(self, client: AsyncClient) -> None:
+        """HEAD is GET without the body."""
+        answer = await client.head("/health")
+        assert (answer.status_code, answer.content) == (200, b"")
+        assert int(answer.headers["content-length"]) > 0
+
+    @pytest.mark.parametrize("path", ["/health", "/api/events/0", "/nothing", "/openapi.json"])
+    async def test_not_stored(self, client: AsyncClient, path: str) -> None:
+        """No answer may be kept by a cache."""
+        assert (await client.get(path)).headers["cache-control"] == "no-store"
+
+
+class TestTable:
+    """One table maps every no to HTTP."""
+
+    def test_every_refusal_of_the_engine_is_there(self) -> None:
+        """Each word that is not a grant has a row, and so has each status that is an end."""
+        grants = {Word.RESERVED, Word.REPLAYED, Word.CANCELLED}
+        ends = set(Status) - {Status.PENDING, Status.CONFIRMED}
+        assert set(Word) - grants <= set(PROBLEMS)
+        assert {f"booking_{status}" for status in ends} <= set(PROBLEMS)
+
+    def test_every_fault_is_there(self) -> None:
+        """Each fault that the engine may raise has a row of status 503."""
+        assert set(FAULTS) == {RedisAway, LedgerAway, Overloaded}
+        assert {PROBLEMS[code].status for code in FAULTS.values()} == {503}
+
+    @pytest.mark.parametrize("code", PROBLEMS)
+    def test_every_row_is_whole(self, code: str) -> None:
+        """A row has texts for developers and for people, these in Russian; 503 says when."""
+        row = PROBLEMS[code]
+        assert 400 <= row.status < 600
+        assert row.title
+        assert row.detail
+        assert re.search("[а-я]", row.error)  # noqa: RUF001  Russian
+        assert (row.retry_after_seconds is not None) == (row.status in (429, 503))
+
+
+class TestDescription:
+    """OpenAPI and the page that shows it."""
+
+    async def test_openapi(self, client: AsyncClient) -> None:
+        """Every path is described, and every reference leads somewhere."""
+        answer = await client.get("/openapi.json")
+        document = answer.json()
+        assert document["openapi"] == "3.1.0"
+        assert set(document["paths"][RESERVE]["post"]["responses"]) == {
+            *("201", "202", "400", "404", "408", "409", "413", "415", "429", "500", "503")
+        }
+        known = {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
+        assert set(re.findall(r'"\$ref":"([^"]+)"', answer.text)) <= known
+
+    async def test_every_code_is_described(self, client: AsyncClient) -> None:
+        """A code of the table is named at some call, but those that are no call's own."""
+        document: Any = (await client.get("/openapi.json")).json()
+        named = set(re.findall(r"`(\w+)`: ", str(document)))
+        assert set(PROBLEMS) - named == {"not_found", "method_not_allowed"}
+
+    async def test_docs(self, client: AsyncClient) -> None:
+        """The page brings all its parts along, and the browser is told to fetch no others."""
+        answer = await client.get("/docs")
+        assert answer.headers["content-type"] == "text/html; charset=utf-8"
+        assert not re.search(r"""<(?:script|link|img)[^>]+(?:src|href)=["']?https?:""", answer.text)
+        assert "validatorUrl: null" in answer.text
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize(
+    ("header", "wait_ms", "applied"),
+    [
+        ("respond-async", 0, "respond-async"),
+        ("Respond-Async", 0, "respond-async"),
+        ("respond-async; lenient", 0, "respond-async"),
+        ("wait=0", 0, "wait=0"),
+        ("wait=5", 5000, "wait=5"),
+        ("WAIT = 5", 5000, "wait=5"),
+        ('wait="5"', 5000, "wait=5"),
+        ("wait=10", 10_000, "wait=10"),
+        ("wait=11", 10_000, "wait=10"),
+        ("wait=" + "9" * 5000, 10_000, "wait=10"),
+        ("respond-async, wait=5", 5000, "wait=5"),
+        ("wait=5, respond-async", 5000, "wait=5"),
+        ("wait=1, wait=2", 1000, "wait=1"),
+        ('return=minimal, foo="a, wait=9", wait=2', 2000, "wait=2"),
+        ("wait=5,", 5000, "wait=5"),
+        ("", None, None),
+        ("wait", None, None),
+        ("wait=", None, None),
+        ("wait=-1", None, None),
+        ("wait=1.5", None, None),
+        ("wait=soon", None, None),
+        ("wait=¹", None, None),
+        ("respond-async=yes", None, None),
+        ('wait="5', None, None),
+        ("wait=5 seconds", None, None),
+        ("=5", None, None),
+        ("a" * 60_000 + "(", None, None),
+        ("a;" + "a;a=a;" * 10_000 + "(", None, None),
+        (" \t" * 30_000 + "(", None, None),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_prefer(header: str, wait_ms: int | None, applied: str | None) -> None:
+    """RFC 7240: the first of two counts, ``wait`` beats ``respond-async``, nonsense is ignored."""
+    expected = (wait_ms, None if applied is None else applied.encode())
+    assert prefer.parse(header.encode("latin-1")) == expected
