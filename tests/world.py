@@ -1,0 +1,255 @@
+"""The small language of the tests: servers, a whole sale, callers, and a count of the seats."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from urllib.parse import urlsplit
+
+import asyncpg
+from redis.asyncio import Redis
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from pathlib import Path
+
+BOUND_S = 60.0
+NAMED = ("DATABASE_URL", "DB_HOST", "REDIS_URL", "REDIS_HOST", "LISTEN_FD", "PARTITIONS")
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment of a child: ours, without what would name other servers."""
+    return {k: v for k, v in os.environ.items() if k not in NAMED} | more
+
+
+async def until(fact: Callable[[], Awaitable[object]], *, within_s: float = BOUND_S) -> None:
+    """Wait for a fact; looking for it is all that takes time."""
+    async with asyncio.timeout(within_s):
+        while not await fact():  # noqa: ASYNC110 - the fact is in another process
+            await asyncio.sleep(0.01)
+
+
+class Answer(NamedTuple):
+    """An answer of the API."""
+
+    status: int
+    headers: dict[str, str]
+    body: Any
+
+
+class Caller:
+    """A client of the API with one connection that it keeps."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._host, self._port = parts.hostname, parts.port
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Close the connection."""
+        if self._streams:
+            self._streams[1].close()
+        self._streams = None
+
+    async def call(self, method: str, path: str, body: object = None, **headers: str) -> Answer:
+        """Make one call. An OSError or EOFError means that the answer was lost."""
+        try:
+            return await self._call(method, path, body, headers)
+        except BaseException:
+            self.hang_up()
+            raise
+
+    async def _call(self, method: str, path: str, body: object, headers: dict[str, str]) -> Answer:
+        if self._streams is None:
+            self._streams = await asyncio.open_connection(self._host, self._port)
+        reader, writer = self._streams
+        content = b"" if body is None else json.dumps(body).encode()
+        lines = [f"{method} {path} HTTP/1.1", "Host: onsale", f"Content-Length: {len(content)}"]
+        if content:
+            lines.append("Content-Type: application/json")
+        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + content)
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        named = dict(line.lower().split(": ", 1) for line in head[1:] if line)
+        text = await reader.readexactly(int(named.get("content-length", 0)))
+        if named.get("connection") == "close":
+            self.hang_up()
+        return Answer(int(head[0].split()[1]), named, json.loads(text) if text else None)
+
+    async def reserve(self, event_id: int, user_id: str, **headers: str) -> Answer:
+        """Ask for a seat."""
+        body = {"event_id": event_id, "user_id": user_id}
+        return await self.call("POST", "/api/bookings/reserve", body, **headers)
+
+    async def cancel(self, booking_id: int, **headers: str) -> Answer:
+        """Give a seat back."""
+        return await self.call("DELETE", f"/api/bookings/{booking_id}", **headers)
+
+    async def read(self, booking_id: int) -> Answer:
+        """Read a booking."""
+        return await self.call("GET", f"/api/bookings/{booking_id}")
+
+    async def available(self, event_id: int) -> int:
+        """How many seats of an event are left."""
+        answer = await self.call("GET", f"/api/events/{event_id}")
+        assert answer.status == 200, answer
+        seats: int = answer.body["available_seats"]
+        return seats
+
+
+class Stores:
+    """Both stores, seen from outside: nothing of the engine's code is used to look at them."""
+
+    def __init__(self, *, redis_url: str, database_url: str, partitions: int) -> None:
+        self.redis_url = redis_url
+        self.database_url = database_url
+        self.partitions = partitions
+
+    @asynccontextmanager
+    async def redis(self) -> AsyncIterator[Redis]:
+        """A client of Redis."""
+        async with Redis.from_url(self.redis_url, decode_responses=True) as redis:
+            yield redis
+
+    @asynccontextmanager
+    async def ledger(self) -> AsyncIterator[asyncpg.Connection]:
+        """A connection to Postgres, as a person's."""
+        connection = await asyncpg.connect(self.database_url)
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+    async def sql(self, statement: str, *args: object) -> list[asyncpg.Record]:
+        """Run a statement by hand."""
+        async with self.ledger() as ledger:
+            rows: list[asyncpg.Record] = await ledger.fetch(statement, *args)
+            return rows
+
+    async def open_event(self, total_seats: int, name: str = "Чайка") -> int:
+        """Insert an event by hand."""
+        statement = "INSERT INTO events (name, total_seats) VALUES ($1, $2) RETURNING id"
+        event_id: int = (await self.sql(statement, name, total_seats))[0]["id"]
+        return event_id
+
+    async def digest(self) -> int:
+        """A value that changes when anything that a caller can change does."""
+        seen: list[object] = []
+        async with Redis.from_url(self.redis_url) as redis:
+            found = [key async for key in redis.scan_iter("onsale:{*", count=1000)]
+            seen += [(key, await redis.dump(key)) for key in sorted(found)]
+        async with self.ledger() as ledger:
+            for table in ("events", "bookings", "ended_bookings", "epochs"):
+                seen += await ledger.fetch(f"SELECT * FROM {table} ORDER BY 1, 2")  # noqa: S608
+        return hash(repr(seen))
+
+    async def is_drained(self) -> bool:
+        """Whether the ledger has taken everything that was given out."""
+        rows = await self.sql("SELECT p, epoch, state, mark_epoch, mark_seq FROM partitions")
+        async with self.redis() as redis:
+            for p, epoch, state, mark_epoch, mark_seq in rows:
+                seq = await redis.hmget(f"onsale:{{{p}}}:log", "epoch", "seq")
+                if state != "open" or epoch != mark_epoch:
+                    return False
+                if epoch and seq != [str(epoch), str(mark_seq)]:
+                    return False
+        return True
+
+    async def count_seats(self) -> None:
+        """Count independently: available + booked = total, and both stores say the same."""
+        await until(self.is_drained)
+        counted = await self.sql(
+            "SELECT e.id, total_seats, booked, array_agg(user_id) AS users, count(b.id) AS rows "
+            "FROM events e LEFT JOIN bookings b ON b.event_id = e.id GROUP BY e.id"
+        )
+        async with self.redis() as redis:
+            for event_id, total, booked, users, rows in counted:
+                assert booked == rows, f"event {event_id}: booked {booked}, {rows} rows"
+                assert rows <= total, f"event {event_id} is oversold"
+                p = event_id % self.partitions
+                key = f"onsale:{{{p}}}:event:{event_id}"
+                epoch = await redis.hget(f"onsale:{{{p}}}:log", "epoch")
+                if epoch is None or await redis.hget(key, "epoch") != epoch:
+                    continue  # cold
+                seats = await redis.hmget(key, "total", "left")
+                held = await redis.hkeys(f"{key}:users")
+                assert seats == [str(total), str(total - rows)], f"event {event_id}: {seats}"
+                assert sorted(held) == sorted(filter(None, users)), f"event {event_id}"
+
+
+class Sale(Stores):
+    """A whole engine in processes of its own, started by ``onsale up``."""
+
+    def __init__(self, process: subprocess.Popen[str], data: Path, partitions: int) -> None:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, (data.parent / "up.log").read_text()
+        self._process = process
+        self._data = data
+        state = json.loads(line)
+        self.api: str = state["api"]
+        super().__init__(
+            redis_url=state["redis_url"],
+            database_url=state["database_url"],
+            partitions=partitions,
+        )
+
+    def pids(self, name: str) -> list[int]:
+        """The process ids of ``api``, ``worker``, ``redis`` or ``postgres``, as they are now."""
+        found = json.loads((self._data / "up.json").read_text())["pids"][name]
+        return found if isinstance(found, list) else [found]
+
+    def kill(self, name: str, which: int = 0) -> None:
+        """Kill one of these processes, the way a machine does."""
+        os.kill(self.pids(name)[which], signal.SIGKILL)
+
+    def caller(self) -> Caller:
+        """Somebody who calls the API."""
+        return Caller(self.api)
+
+    def onsale(self, *args: str) -> subprocess.CompletedProcess[str]:
+        """Run an ``onsale`` command against this sale."""
+        named = environment(
+            DATABASE_URL=self.database_url,
+            REDIS_URL=self.redis_url,
+            PARTITIONS=str(self.partitions),
+        )
+        argv = [sys.executable, "-m", "engine.cli", *args]
+        return subprocess.run(argv, env=named, capture_output=True, text=True, check=False)
+
+    async def reconcile(self) -> subprocess.CompletedProcess[str]:
+        """A dry reconciliation, once the ledger has taken everything."""
+        await until(self.is_drained)
+        return await asyncio.to_thread(self.onsale, "reconcile", "--dry-run", "--json")
+
+
+@contextmanager
+def sale(
+    folder: Path, *, api_workers: int = 2, workers: int = 2, partitions: int = 4
+) -> Iterator[Sale]:
+    """Run ``onsale up`` with its data in a folder."""
+    data = folder / "data"
+    argv = [sys.executable, "-m", "engine.cli", "up", "--json", "--port", "0", "--data", str(data)]
+    argv += ["--api-workers", str(api_workers), "--workers", str(workers)]
+    named = environment(PARTITIONS=str(partitions), RATE_LIMIT_MAX="0")
+    with (folder / "up.log").open("w") as log:
+        process = subprocess.Popen(argv, env=named, stdout=subprocess.PIPE, stderr=log, text=True)
+    try:
+        yield Sale(process, data, partitions)
+    finally:
+        process.terminate()
+        assert process.wait(BOUND_S) == 0, (folder / "up.log").read_text()
+        assert process.stdout is not None
+        process.stdout.close()
