@@ -148,7 +148,7 @@ PROBLEMS: dict[str, Problem] = {
 }
 
 
-class Refused(Exception):  # noqa: N818  a refusal is a fact, not an error (engine/errors.py)
+class Refused(Exception):
     """A request that is answered with a problem."""
 
     def __init__(self, code: str, detail: str | None = None, *headers: Header) -> None:

@@ -34,7 +34,7 @@ DataFolder = Annotated[Path, typer.Option("--data", help="Folder of the servers'
 
 
 @app.command()
-def up(  # noqa: PLR0913 - one parameter an option
+def up(
     *,
     host: Annotated[str | None, typer.Option(help="Address to listen on.  [HOST]")] = None,
     port: Annotated[

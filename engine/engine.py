@@ -1,7 +1,7 @@
 """The engine: what the API calls. It puts the parts together and decides nothing itself.
 
-A call goes to Redis first. What Redis cannot answer (the event is cold, its seats do not add up, the
-partition is fenced) is mended on the way, and the call tried again: none of these has decided
+A call goes to Redis first. What Redis cannot answer (the event is cold, its seats do not add up,
+the partition is fenced) is mended on the way, and the call tried again: none of these has decided
 anything. A call whose answer was lost is never tried again here.
 """
 
@@ -16,7 +16,7 @@ from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError
 
 from engine import keys, metrics, outbox
-from engine.admission import Decision, Lane
+from engine.admission import Lane
 from engine.confirmations import Waiters
 from engine.errors import (
     Dirty,
@@ -61,11 +61,11 @@ T = TypeVar("T")
 MAX_ATTEMPTS: Final = 8
 RECOVERY_S: Final = 3.0
 RETRY_S: Final = 0.2
-POLL_S: Final = 0.01
 HEALTH_CHECK_S: Final = 5
 
 log = get_logger(__name__)
 
+_COUNT: Final = {word: metrics.RESERVATIONS.labels(word) for word in Word}
 _SOLD_OUT: Final = Reservation(Word.SOLD_OUT)
 _NO_EVENT: Final = Reservation(Word.EVENT_NOT_FOUND)
 _NO_BOOKING: Final = Cancellation(Word.BOOKING_NOT_FOUND)
@@ -74,8 +74,8 @@ _NO_BOOKING: Final = Cancellation(Word.BOOKING_NOT_FOUND)
 class Engine:
     """Reserve, cancel and read, against one Redis and one ledger.
 
-    Every call may raise ``Overloaded``, ``RedisAway`` or ``LedgerAway``: nothing was decided, or the
-    answer was lost; to try again is safe.
+    Every call may raise ``Overloaded``, ``RedisAway`` or ``LedgerAway``: nothing was decided, or
+    the answer was lost; to try again is safe.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -165,6 +165,7 @@ class Engine:
         if decision is None:
             return _NO_EVENT
         word, number, at_ms = decision
+        _COUNT[word].inc()
         if word is Word.SOLD_OUT:
             return _SOLD_OUT
         booking = booking_id(number, partition)
@@ -215,33 +216,24 @@ class Engine:
         if partition >= self._partitions:
             return None
         lane = self._lanes[partition]
-        item: Item | None = None
-        last: Number | None = None
-        redis_away: RedisAway | None = None
         try:
             last, item = await self._entry(lane, number)
-        except RedisAway as error:
-            redis_away = error
+        except RedisAway as away:
+            return await self._in_ledger_only(booking, away)
         try:
-            fates = await self._ledger.fates(partition, [number])
-            found = await self._ledger.booking(booking)
+            fate, found = await self._in_ledger(booking)
         except LedgerAway:
             if item is None:
                 raise
             return await self._on_its_way(booking, item)
         if found:
-            return found if redis_away else await self._unless_cancelled(found, number)
-        fate = fates[number]
-        if fate.status is Status.LOST:
-            return Booking(booking, 0, "", 0, Status.LOST)
-        if fate.status is not Status.PENDING:
-            return None  # a cancel has that number, or a hand removed the row
-        if redis_away:
-            raise redis_away
-        if item:
+            return await self._unless_cancelled(found, number)
+        if fate is Status.PENDING and item:
             return await self._on_its_way(booking, item)
-        given = last is not None and number <= last and number.epoch == last.epoch
-        return Booking(booking, 0, "", 0, Status.LOST) if given else None
+        given = number.epoch == last.epoch and number <= last
+        lost = fate is Status.LOST or (fate is Status.PENDING and given)
+        # Else a cancel has that number, or a hand removed the row, or nobody was given it.
+        return _lost(booking) if lost else None
 
     async def event(self, event_id: int) -> Availability | None:
         """Read an event and its seats, as of this instant; without Redis, as of the ledger."""
@@ -293,8 +285,8 @@ class Engine:
                     return None
             except Fenced as error:
                 await self._reopen(error.partition, error.epoch)
-            except Dirty:
-                log.error("dirty", event_id=event_id)
+            except Dirty as error:
+                log.warning("dirty", event_id=event_id, reason=str(error))
                 await self._close(event_id, lane)
         raise Overloaded(f"event {event_id} could not be made ready")
 
@@ -353,8 +345,7 @@ class Engine:
         try:
             last, _ = await self._entry(lane, Number(0, 1))
             async with asyncio.timeout(wait_ms / 1000):
-                while (await self._ledger.partition(lane.partition)).mark < last:
-                    await asyncio.sleep(POLL_S)
+                await self._ledger.mark_reaches(lane.partition, last)
         except (TimeoutError, Unavailable):
             return Cancellation(Word.CANCELLED)
         found = await self._ledger.booking(booking)
@@ -385,6 +376,22 @@ class Engine:
             wanted = (i for i in items if i.number == number and i.kind == "reserve")
             return Number(epoch, seq), next(wanted, None)
         raise RedisAway(f"partition {lane.partition} is being recovered")
+
+    async def _in_ledger(self, booking: int) -> tuple[Status, Booking | None]:
+        """What became of a booking's number, and its row. In this order, so that no row is missed.
+
+        ``confirmed`` without a row: a cancel has that number, or a hand removed the row.
+        """
+        number = Number.of_booking(booking)
+        fates = await self._ledger.fates(booking_partition(booking), [number])
+        return fates[number].status, await self._ledger.booking(booking)
+
+    async def _in_ledger_only(self, booking: int, away: RedisAway) -> Booking | None:
+        """A booking while Redis is away; what the ledger has not reached cannot be known."""
+        fate, found = await self._in_ledger(booking)
+        if fate is Status.PENDING and not found:
+            raise away
+        return _lost(booking) if fate is Status.LOST else found
 
     async def _on_its_way(self, booking: int, item: Item) -> Booking:
         """A booking that is in the outbox and not in the ledger: pending, or cancelled since."""
@@ -471,6 +478,10 @@ class Engine:
         _, _, rest = news.partition(" ")
         event_id = rest.partition(" ")[0]
         self._hydration.appeared(int(event_id) if event_id else None)
+
+
+def _lost(booking: int) -> Booking:
+    return Booking(booking, 0, "", 0, Status.LOST)
 
 
 def _fields(flat: list[bytes]) -> dict[bytes, bytes]:

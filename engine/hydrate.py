@@ -98,11 +98,9 @@ class Hydration:
             return False
         token = secrets.token_hex(8)
         leased = await self._call(scripts, scripts.lease(event_id, token, lease_ms=LEASE_MS))
-        if leased == b"warm":
-            return True
-        if leased == b"busy":
-            return None
-        await self._mark_reaches(Number(scripts.epoch, leased), scripts.partition)
+        if isinstance(leased, bytes):
+            return True if leased == b"warm" else None
+        await self._ledger.mark_reaches(scripts.partition, Number(scripts.epoch, int(leased)))
         staged = await self._stage(event_id, token, scripts)
         if staged is None:
             return None
@@ -119,10 +117,6 @@ class Hydration:
         metrics.HYDRATIONS.inc()
         log.info("hydrated", event_id=event_id, epoch=scripts.epoch, bookings=staged)
         return True
-
-    async def _mark_reaches(self, number: Number, partition: int) -> None:
-        while (await self._ledger.partition(partition)).mark < number:
-            await asyncio.sleep(POLL_S)
 
     async def _stage(self, event_id: int, token: str, scripts: Scripts) -> int | None:
         """Page the ledger's rows into the staging; how many, or None if the lease is gone."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 
 def log(partition: int) -> str:
-    """Hash: ``epoch`` (the open one), ``seq`` (last given out), ``acked`` (last the ledger took)."""
+    """Hash: ``epoch``, ``seq`` (last number given out), ``acked`` (last one the ledger took)."""
     return f"onsale:{{{partition}}}:log"
 
 

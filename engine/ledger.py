@@ -43,6 +43,7 @@ SQL: Final = Path(__file__).parent / "sql"
 ACQUIRE_S: Final = 2.0
 COMMAND_S: Final = 10.0
 LISTEN_CHECK_S: Final = 5.0
+MARK_POLL_S: Final = 0.01
 
 _SESSION: Final = {
     "application_name": "onsale",
@@ -142,6 +143,11 @@ class Ledger:
         if row is None:
             raise LedgerBroken(f"the ledger has no partition {partition}")
         return _partition(row)
+
+    async def mark_reaches(self, partition: int, number: Number) -> None:
+        """Wait until the ledger has taken a number; the caller bounds the wait."""
+        while (await self.partition(partition)).mark < number:  # noqa: ASYNC110 - in Postgres
+            await asyncio.sleep(MARK_POLL_S)
 
     async def begin_shift(self, partition: int, holder: str) -> int:
         """Take the turn to drain a partition from whoever has it; answers the shift's number."""
@@ -243,8 +249,8 @@ class Ledger:
         """Hear of changes by hand until the connection breaks.
 
         What is heard: ``new E`` (an event was made), ``event E`` (it, or bookings of it, changed),
-        ``event E [users…]`` (these bookings of it changed), ``all``. The first is ``all``, since
-        something may have been missed.
+        ``event E [users…]`` (these bookings of it changed), ``truncate``, ``all``. The first is
+        ``all``, since something may have been missed.
 
         Raises:
             LedgerAway: the connection broke.
@@ -315,7 +321,9 @@ class Locked:
                 [item.user_id for item in items],
                 [_time(item.at_ms) for item in items],
             )
-        ended = [(booking, item, "cancelled", None) for booking, item in ruling.passed.items()]
+        ended: list[tuple[int, Item, str, str | None]] = [
+            (booking, item, "cancelled", None) for booking, item in ruling.passed.items()
+        ]
         ended += [
             (booking_id(item.number, partition), item, "rejected", str(word))
             for item, word, _ in ruling.rejected

@@ -61,7 +61,7 @@ def booking_id(number: Number, partition: int) -> int:
 
 def booking_partition(booking: int) -> int:
     """The partition that a booking id names; ``BY_HAND`` for a row that a person inserted."""
-    return booking & (2**PARTITION_BITS - 1)
+    return booking & ((1 << PARTITION_BITS) - 1)
 
 
 class Word(StrEnum):
@@ -97,7 +97,7 @@ class Item(NamedTuple):
     """One fact of the outbox: a seat was given, or given back.
 
     ``booking`` is the number of the booking that a cancel ends. A ``poison`` item is an entry that
-    no script wrote; ``entry`` has it whole, for the dead letters, and its other fields mean nothing.
+    no script wrote: ``entry`` has it whole, for the dead letters; its other fields mean nothing.
     """
 
     number: Number

@@ -60,7 +60,7 @@ class Outbox:
     async def debt(self, mark: Number) -> Debt:
         """How many numbers the ledger has not taken, and the age of the oldest."""
         try:
-            epoch, seq = await self._redis.hmget(self._log, "epoch", "seq")
+            epoch, seq = await self._redis.hmget(self._log, ["epoch", "seq"])  # type: ignore[misc]
             oldest = await self.read(mark, count=1)
             seconds, _ = await self._redis.time()
         except (RedisError, OSError) as error:

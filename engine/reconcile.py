@@ -17,17 +17,17 @@ the ledger's.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from redis.exceptions import RedisError
 
 from engine import keys, metrics
 from engine.errors import Fenced, RedisAway
-from engine.ledger import Ledger
 from engine.log import get_logger
 from engine.model import MAX_BATCH, Event, Number
 from engine.outbox import Outbox
-from engine.recovery import Recovery, check_servers, redis_client
+from engine.recovery import check_servers, connected
 from engine.scripts import Change, Scripts, look_reply
 
 if TYPE_CHECKING:
@@ -35,11 +35,12 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-    from engine.ledger import Locked
+    from engine.ledger import Ledger, Locked
+    from engine.recovery import Stores
     from engine.scripts import Look
     from engine.settings import Settings
 
-Kind = Literal["release", "fix", "add", "total", "left", "count", "gone"]
+Kind = Literal["release", "fix", "add", "total", "left", "count", "gone", "fenced"]
 READ_AT_ONCE: Final = 500
 
 log = get_logger(__name__)
@@ -71,6 +72,8 @@ class Drift(NamedTuple):
             "count": f"event {self.event_id}: the ledger says {self.redis} seats are booked, its "
             f"rows say {self.ledger}",
             "gone": f"event {self.event_id}: Redis has it, the ledger has not",
+            "fenced": f"event {self.event_id}: Redis has lost its partition's epoch {self.ledger}; "
+            "it is recovered when the next one asks",
         }[self.kind]
 
 
@@ -184,7 +187,8 @@ class Reconciliation:
 
     async def _held(self, event_id: int, users: list[str]) -> dict[str, Number]:
         try:
-            values = await self._redis.hmget(keys.users(self._partition, event_id), users)
+            key = keys.users(self._partition, event_id)
+            values = await self._redis.hmget(key, users)  # type: ignore[misc]
         except (RedisError, OSError) as error:
             raise RedisAway(f"Redis does not answer: {error}") from error
         pairs = zip(users, values, strict=True)
@@ -251,6 +255,10 @@ class Reconciliation:
         return reply
 
 
+def _fenced(event_id: int, epoch: int) -> Drift:
+    return Drift(event_id, "fenced", None, None, str(epoch))
+
+
 def _seat_drift(event: Event, look: Look) -> Iterable[Drift]:
     if look.total != event.total_seats:
         yield Drift(event.id, "total", None, str(look.total), str(event.total_seats))
@@ -270,12 +278,9 @@ def _user_drift(event_id: int, change: Change) -> Drift:
 
 
 async def reconcile_event(
-    ledger: Ledger,
-    redis: Redis,
-    recovery: Recovery,
-    *,
+    stores: Stores,
     event_id: int,
-    partition: int,
+    *,
     dry_run: bool = False,
     full: bool = True,
     users: list[str] | None = None,
@@ -285,13 +290,28 @@ async def reconcile_event(
     Raises:
         LedgerAway, RedisAway: it cannot be done now.
     """
-    epoch = await recovery.opened(partition)
+    partition = event_id % stores.partitions
+    epoch = await stores.recovery.opened(partition)
     while True:
-        reconciliation = Reconciliation(ledger, redis, Scripts(partition, epoch))
+        reconciliation = Reconciliation(stores.ledger, stores.redis, Scripts(partition, epoch))
         try:
             return await reconciliation.event(event_id, dry_run=dry_run, full=full, users=users)
         except Fenced:
-            epoch = await recovery.reopen(partition, epoch)
+            if dry_run:
+                return Checked(warm=False, drift=[_fenced(event_id, epoch)])
+            epoch = await stores.recovery.reopen(partition, epoch)
+
+
+async def close_event(stores: Stores, event_id: int) -> None:
+    """Make one event cold: the next who asks for it loads it from the ledger.
+
+    Raises:
+        LedgerAway, RedisAway: it cannot be done now.
+    """
+    partition = event_id % stores.partitions
+    scripts = Scripts(partition, await stores.recovery.opened(partition))
+    with suppress(Fenced):  # then it is cold already
+        await scripts.call(stores.redis, scripts.close(event_id))
 
 
 async def run(settings: Settings, event_ids: list[int], *, dry_run: bool) -> Report:
@@ -301,21 +321,12 @@ async def run(settings: Settings, event_ids: list[int], *, dry_run: bool) -> Rep
         Misconfigured: the servers are not what onsale needs.
         LedgerAway, RedisAway: they do not answer.
     """
-    ledger, redis = Ledger(settings.postgres_dsn, connections=2), redis_client(settings)
-    try:
-        rows = await check_servers(ledger, redis, settings)
-        recovery = Recovery(ledger, settings)
-        wanted = event_ids or await ledger.event_ids()
-        drift: list[Drift] = []
-        warm = 0
-        for event_id in wanted:
-            checked = await reconcile_event(
-                ledger, redis, recovery,
-                event_id=event_id, partition=event_id % len(rows), dry_run=dry_run,
-            )  # fmt: skip
-            warm += checked.warm
-            drift += checked.drift
-        return Report(len(wanted), warm, drift)
-    finally:
-        await redis.aclose()
-        await ledger.close()
+    async with connected(settings, connections=2) as stores:
+        await check_servers(stores.ledger, stores.redis, settings)
+        wanted = event_ids or await stores.ledger.event_ids()
+        checked = [await reconcile_event(stores, event, dry_run=dry_run) for event in wanted]
+    return Report(
+        events=len(checked),
+        warm=sum(each.warm for each in checked),
+        drift=[difference for each in checked for difference in each.drift],
+    )

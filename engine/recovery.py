@@ -1,9 +1,9 @@
 """Recovery: open a new epoch of a partition whose Redis lost, or may have lost, state.
 
-Whoever sees ``Fenced`` or ``Gap`` comes here. Postgres gives the epoch out by compare-and-set, so of
-many who see it one recovers, and the others wait for him. If he dies, his recovery grows stale and
-the next one takes a later epoch; his own steps then find themselves fenced. The first start of an
-empty system is the same procedure.
+Whoever sees ``Fenced`` or ``Gap`` comes here. Postgres gives the epoch out by compare-and-set, so
+of many who see it one recovers, and the others wait for him. If he dies, his recovery grows stale
+and the next one takes a later epoch; his own steps then find themselves fenced. The first start of
+an empty system is the same procedure.
 
 Afterwards all events are cold. Nothing of Redis's old state but the surviving outbox is believed.
 """
@@ -11,7 +11,8 @@ Afterwards all events are cold. Nothing of Redis's old state but the surviving o
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -21,12 +22,15 @@ from redis.exceptions import RedisError, ResponseError
 from engine import keys, metrics
 from engine.drain import Drain
 from engine.errors import Fault, Misconfigured, RedisAway, Superseded
+from engine.ledger import Ledger
 from engine.log import get_logger
 from engine.model import MAX_EPOCH
 from engine.scripts import Scripts, evaluate
 
 if TYPE_CHECKING:
-    from engine.ledger import Ledger, PartitionRow
+    from collections.abc import AsyncIterator
+
+    from engine.ledger import PartitionRow
     from engine.settings import Settings
 
 POLL_S: Final = 0.02
@@ -39,13 +43,34 @@ log = get_logger(__name__)
 def redis_client(settings: Settings, **options: Any) -> Redis:
     """A client that never sends a command twice, and gives up in bounded time."""
     timeout_s = settings.redis_timeout_ms / 1000
-    return Redis.from_url(
+    client: Redis = Redis.from_url(
         settings.redis_dsn,
         retry=Retry(NoBackoff(), 0),
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
         **options,
     )
+    return client
+
+
+class Stores(NamedTuple):
+    """Both stores, for who works on partitions and not for callers."""
+
+    ledger: Ledger
+    redis: Redis
+    recovery: Recovery
+    partitions: int
+
+
+@asynccontextmanager
+async def connected(settings: Settings, *, connections: int) -> AsyncIterator[Stores]:
+    """Connect to both stores, when they are first used, and let them go at the end."""
+    ledger, redis = Ledger(settings.postgres_dsn, connections=connections), redis_client(settings)
+    try:
+        yield Stores(ledger, redis, Recovery(ledger, settings), settings.partitions)
+    finally:
+        await redis.aclose()
+        await ledger.close()
 
 
 async def check_servers(ledger: Ledger, redis: Redis, settings: Settings) -> list[PartitionRow]:

@@ -15,7 +15,7 @@ Never use redis-py's ``register_script`` here: it loads by itself what it misses
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from hashlib import sha1
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -48,7 +48,7 @@ UNFENCED = ("advance", "open")
 Command: TypeAlias = tuple[str | int, ...]
 
 
-@lru_cache(maxsize=None)
+@cache
 def source(name: str) -> str:
     """The text of a script as it lies in ``lua/``."""
     return (Path(__file__).parent.parent / "lua" / f"{name}.lua").read_text(encoding="utf-8")

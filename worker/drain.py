@@ -25,10 +25,7 @@ from engine.scripts import Scripts
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from redis.asyncio import Redis
-
-    from engine.ledger import Ledger
-    from engine.recovery import Recovery
+    from engine.recovery import Stores
 
 T = TypeVar("T")
 
@@ -42,15 +39,13 @@ log = get_logger(__name__)
 class Shift:
     """One turn of this worker at one partition."""
 
-    def __init__(
-        self, partition: int, *, ledger: Ledger, redis: Redis, recovery: Recovery, holder: str
-    ) -> None:
+    def __init__(self, stores: Stores, partition: int, *, holder: str) -> None:
         self._partition = partition
-        self._ledger = ledger
-        self._redis = redis
-        self._recovery = recovery
+        self._ledger = stores.ledger
+        self._redis = stores.redis
+        self._recovery = stores.recovery
         self._holder = holder
-        self._drain = Drain(partition, ledger=ledger, redis=redis)
+        self._drain = Drain(partition, ledger=stores.ledger, redis=stores.redis)
 
     async def run(self) -> None:
         """Drain until a later shift begins, or nobody came for ``SHIFT_S``."""

@@ -10,14 +10,11 @@ import msgspec
 
 from engine.errors import LedgerAway, Unavailable
 from engine.log import get_logger
-from engine.reconcile import reconcile_event
+from engine.reconcile import close_event, reconcile_event
 from worker.drain import Shift
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
-
-    from engine.ledger import Ledger
-    from engine.recovery import Recovery
+    from engine.recovery import Stores
 
 TICK_S: Final = 2
 FULL_EVERY_MINUTES: Final = 15
@@ -26,93 +23,71 @@ RETRY_S: Final = 0.2
 log = get_logger(__name__)
 
 
-class Parts:
-    """What the jobs of one worker process share."""
+class Hands:
+    """Follows changes by hand, as Postgres tells of them."""
 
-    def __init__(
-        self, *, ledger: Ledger, redis: Redis, recovery: Recovery, partitions: int, name: str
-    ) -> None:
-        self.ledger = ledger
-        self.redis = redis
-        self.recovery = recovery
-        self.partitions = partitions
-        self.name = name
-        self._changed: asyncio.Queue[str] = asyncio.Queue()
+    def __init__(self, stores: Stores) -> None:
+        self._stores = stores
+        self._news: asyncio.Queue[str] = asyncio.Queue()
 
-    async def reconcile(self, event_id: int, *, full: bool, users: list[str] | None = None) -> None:
-        """Compare one event with the ledger, and mend Redis."""
-        await reconcile_event(
-            self.ledger,
-            self.redis,
-            self.recovery,
-            event_id=event_id,
-            partition=event_id % self.partitions,
-            full=full,
-            users=users,
-        )
-
-    async def hear_hands(self) -> None:
-        """Make Redis follow changes by hand, as Postgres tells of them."""
-        follow = asyncio.create_task(self._follow_hands())
+    async def follow(self) -> None:
+        """Make Redis follow, until cancelled."""
+        following = asyncio.create_task(self._follow())
         try:
             while True:
                 try:
-                    await self.ledger.listen(self._changed.put_nowait)
+                    await self._stores.ledger.listen(self._news.put_nowait)
                 except LedgerAway as error:
                     log.warning("hands_not_heard", reason=str(error))
                 await asyncio.sleep(RETRY_S)
         finally:
-            follow.cancel()
+            following.cancel()
 
-    async def _follow_hands(self) -> None:
+    async def _follow(self) -> None:
         while True:
-            news = await self._changed.get()
+            news = await self._news.get()
             try:
-                await self._follow(news)
+                await self.follow_once(news)
             except Unavailable as error:  # the cron job is the safety net
                 log.warning("hand_not_followed", news=news, reason=str(error))
 
-    async def _follow(self, news: str) -> None:
+    async def follow_once(self, news: str) -> None:
+        """Make Redis follow one notification (see ``Ledger.listen``)."""
         kind, _, rest = news.partition(" ")
-        if kind == "all":
-            for event_id in await self.ledger.event_ids():
-                await self.reconcile(event_id, full=False)
-        elif kind == "event":
+        if kind == "event":
             event_id, _, users = rest.partition(" ")
             named = msgspec.json.decode(users, type=list[str]) if users else None
-            await self.reconcile(int(event_id), full=True, users=named)
+            await reconcile_event(self._stores, int(event_id), users=named)
+        elif kind == "truncate":  # to load an event anew costs less than to compare every user
+            for each in await self._stores.ledger.event_ids():
+                await close_event(self._stores, each)
+        elif kind == "all":
+            for each in await self._stores.ledger.event_ids():
+                await reconcile_event(self._stores, each, full=False)
 
 
 async def hand_out_shifts(ctx: dict[str, Any]) -> None:
     """At each tick, offer every partition to whoever is free."""
-    parts: Parts = ctx["parts"]
+    stores: Stores = ctx["stores"]
     tick = int(time.time()) // TICK_S
-    for partition in range(parts.partitions):
+    for partition in range(stores.partitions):
         await ctx["redis"].enqueue_job("shift", partition, _job_id=f"shift:{partition}:{tick}")
 
 
 async def shift(ctx: dict[str, Any], partition: int) -> None:
     """Drain one partition for a while."""
-    parts: Parts = ctx["parts"]
-    turn = Shift(
-        partition,
-        ledger=parts.ledger,
-        redis=parts.redis,
-        recovery=parts.recovery,
-        holder=parts.name,
-    )
     try:
-        await turn.run()
+        await Shift(ctx["stores"], partition, holder=ctx["name"]).run()
     except Unavailable as error:  # the next tick tries again
         log.warning("shift_ended", partition=partition, reason=str(error))
 
 
 async def reconcile_all(ctx: dict[str, Any]) -> None:
     """Compare every event's counts, and now and then every user."""
-    parts: Parts = ctx["parts"]
+    stores: Stores = ctx["stores"]
     full = time.gmtime().tm_min % FULL_EVERY_MINUTES == 0
     try:
-        for event_id in await parts.ledger.event_ids():
-            await parts.reconcile(event_id, full=full)
+        for event_id in await stores.ledger.event_ids():
+            await reconcile_event(stores, event_id, full=full)
     except Unavailable as error:
         log.warning("reconcile_ended", reason=str(error))

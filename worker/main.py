@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 import sys
 import time
-from typing import Any, ClassVar, Final
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import orjson
 import uvloop
@@ -22,11 +22,13 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from engine.errors import Misconfigured, Unavailable
-from engine.ledger import Ledger
 from engine.log import configure, get_logger
-from engine.recovery import Recovery, check_servers, redis_client
+from engine.recovery import check_servers, connected
 from engine.settings import Settings
-from worker.jobs import TICK_S, Parts, hand_out_shifts, reconcile_all, shift
+from worker.jobs import TICK_S, Hands, hand_out_shifts, reconcile_all, shift
+
+if TYPE_CHECKING:
+    from engine.recovery import Stores
 
 JOB_TIMEOUT_S: Final = 20
 RETRY_S: Final = 0.5
@@ -43,38 +45,26 @@ def serialize(job: dict[str, Any]) -> bytes:
 async def on_startup(ctx: dict[str, Any]) -> None:
     """Check the servers, and begin to listen."""
     settings: Settings = ctx["settings"]
-    # Each shift drains in one connection at a time; the rest is for shifts that pass on.
-    ledger = Ledger(settings.postgres_dsn, connections=8)
-    redis = redis_client(settings)
+    stores: Stores = await ctx["exit"].enter_async_context(connected(settings, connections=8))
     while True:
         try:
-            await check_servers(ledger, redis, settings)
+            await check_servers(stores.ledger, stores.redis, settings)
             break
         except Unavailable as error:
             log.warning("not_ready", reason=str(error))
             await asyncio.sleep(RETRY_S)
-    parts = Parts(
-        ledger=ledger,
-        redis=redis,
-        recovery=Recovery(ledger, settings),
-        partitions=settings.partitions,
-        name=f"{socket.gethostname()}:{os.getpid()}",
-    )
-    ctx["parts"] = parts
-    ctx["listener"] = asyncio.create_task(parts.hear_hands())
+    ctx["stores"] = stores
+    ctx["name"] = f"{socket.gethostname()}:{os.getpid()}"
+    ctx["hands"] = asyncio.create_task(Hands(stores).follow())
     log.info("worker_ready", partitions=settings.partitions)
 
 
 async def on_shutdown(ctx: dict[str, Any]) -> None:
     """Give everything back."""
-    if "parts" not in ctx:
-        return
-    ctx["listener"].cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await ctx["listener"]
-    parts: Parts = ctx["parts"]
-    await parts.redis.aclose()
-    await parts.ledger.close()
+    if "hands" in ctx:
+        ctx["hands"].cancel()
+        await asyncio.gather(ctx["hands"], return_exceptions=True)
+    await ctx["exit"].aclose()
 
 
 class WorkerSettings:
@@ -99,9 +89,9 @@ class WorkerSettings:
 
 
 def redis_settings(settings: Settings) -> RedisSettings:
-    """arq's own connections: they wait for a Redis that restarts instead of ending the worker."""
+    """Where arq finds Redis; a Redis that restarts is waited for, a while."""
     options = RedisSettings.from_dsn(settings.redis_dsn)
-    options.retry = Retry(ExponentialBackoff(cap=RETRY_S, base=0.05), retries=20)
+    options.retry = Retry(ExponentialBackoff(cap=RETRY_S, base=0.05), retries=5)
     options.retry_on_error = [RedisConnectionError, RedisTimeoutError]
     options.conn_retries = 0
     return options
@@ -110,20 +100,27 @@ def redis_settings(settings: Settings) -> RedisSettings:
 def make_worker(settings: Settings) -> Worker:
     """One arq worker; each partition can have a shift here, and one that is passing on."""
     return create_worker(
-        WorkerSettings,
+        dict(vars(WorkerSettings)),
         redis_settings=redis_settings(settings),
         max_jobs=settings.partitions * 4 + 4,
-        ctx={"settings": settings},
+        ctx={"settings": settings, "exit": AsyncExitStack()},
     )
 
 
 def main() -> None:
-    """Work until SIGTERM."""
+    """Work until SIGTERM, through whatever happens to Redis."""
     settings = Settings()
     configure(settings)
     asyncio.set_event_loop(uvloop.new_event_loop())
-    while True:
+    stopped = False
+
+    def stop(_: object) -> None:
+        nonlocal stopped
+        stopped = True
+
+    while not stopped:
         worker = make_worker(settings)
+        worker.on_stop = stop
         try:
             worker.run()
         except Misconfigured as error:
@@ -132,5 +129,3 @@ def main() -> None:
         except (RedisError, OSError) as error:
             log.warning("worker_restarts", reason=str(error))
             time.sleep(RETRY_S)
-        else:
-            return

@@ -134,7 +134,7 @@ END $$;
 CREATE FUNCTION count_truncated() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE events SET booked = 0 WHERE booked <> 0;
-    PERFORM pg_notify('onsale', 'all');
+    PERFORM pg_notify('onsale', 'truncate');
     RETURN NULL;
 END $$;
 
