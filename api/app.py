@@ -53,7 +53,11 @@ class Application:
         except Misconfigured as refused:
             await send({"type": "lifespan.startup.failed", "message": f"onsale: {refused}"})
             return
-        self._http = routes.build(engine, wait_ms=self._settings.reserve_wait_ms)
+        self._http = routes.build(
+            engine,
+            wait_ms=self._settings.reserve_wait_ms,
+            rate_limit=self._settings.rate_limit_max > 0,
+        )
         calm_the_garbage_collector()
         with released_on_signal(engine):
             await send({"type": "lifespan.startup.complete"})

@@ -4,14 +4,35 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from api.problems import BARE, FAULTS, Refused, fault, refusal
+from api.problems import BARE, FAULTS, Refused, fault, problem, refusal
 from engine.log import get_logger
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+    from engine.engine import Engine
+
 log = get_logger(__name__)
 _FAULTS = tuple(FAULTS)
+
+
+class RateLimit:
+    """Lets each caller, known by his address, make only so many calls below ``/api/``."""
+
+    def __init__(self, app: ASGIApp, engine: Engine) -> None:
+        self._app = app
+        self._engine = engine
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or say when to come again."""
+        if scope["path"].startswith("/api/"):
+            caller = scope["client"][0] if scope.get("client") else ""
+            wait_ms = await self._engine.admit(caller)
+            if wait_ms:
+                seconds = -(-wait_ms // 1000)
+                await problem("rate_limited", (b"retry-after", b"%d" % seconds)).send(send)
+                return
+        await self._app(scope, receive, send)
 
 
 class Problems:

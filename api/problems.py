@@ -115,7 +115,6 @@ PROBLEMS: dict[str, Problem] = {
         "Too many requests",
         "This caller has sent too many requests.",
         "Слишком много запросов, попробуйте позже",
-        1,
     ),
     # What is broken, or at its bound.
     "internal_error": Problem(

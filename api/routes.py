@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from api import openapi, prefer, schemas
 from api.answers import Answer, Header, answer, encode, location, rfc3339
 from api.deadline import Deadline
-from api.middleware import Problems
+from api.middleware import Problems, RateLimit
 from api.problems import BARE, already_booked, problem
 from api.requests import (
     check_media,
@@ -216,12 +216,15 @@ async def nothing(_scope: Scope, _receive: Receive, send: Send) -> None:
     await BARE["not_found"].send(send)
 
 
-def build(engine: Engine, *, wait_ms: int, body_seconds: float = 5.0) -> ASGIApp:
+def build(
+    engine: Engine, *, wait_ms: int, rate_limit: bool = False, body_seconds: float = 5.0
+) -> ASGIApp:
     """Build the HTTP side of an engine.
 
     Args:
         engine: What is asked.
         wait_ms: How long a booking waits for the ledger if the caller says nothing.
+        rate_limit: Whether callers are counted.
         body_seconds: How long a body may take to arrive.
     """
     bookings = Bookings(engine, wait_ms=wait_ms, body_deadline=Deadline(body_seconds))
@@ -245,7 +248,7 @@ def build(engine: Engine, *, wait_ms: int, body_seconds: float = 5.0) -> ASGIApp
         # The one hot path is spared the router, which takes a fifth of the time of this package.
         await (reserve if scope["path"] == _RESERVE else router)(scope, receive, send)
 
-    return Problems(dispatch)
+    return Problems(RateLimit(dispatch, engine) if rate_limit else dispatch)
 
 
 def _ok(body: object, *headers: Header) -> Answer:

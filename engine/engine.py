@@ -30,6 +30,7 @@ from engine.errors import (
 )
 from engine.hydrate import Hydration
 from engine.ledger import Ledger
+from engine.limiter import Limiter
 from engine.log import get_logger
 from engine.model import (
     BY_HAND,
@@ -99,6 +100,15 @@ class Engine:
         self._waiters = [Waiters(p, self._fates) for p in range(settings.partitions)]
         self._hydration = Hydration(self._ledger, self._redis)
         self._recovery = Recovery(self._ledger, settings)
+        self._limiter = (
+            Limiter(
+                self._redis,
+                max_calls=settings.rate_limit_max,
+                window_ms=settings.rate_limit_time_window,
+            )
+            if settings.rate_limit_max
+            else None
+        )
         self._reopening: dict[int, asyncio.Task[int]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._ready = False
@@ -249,6 +259,10 @@ class Engine:
         if look is None:
             return None
         return Availability(Event(event_id, look.name, look.total), look.left, "redis")
+
+    async def admit(self, caller: str) -> int:
+        """Count a call against its caller's rate limit; 0, or in how many ms to try again."""
+        return await self._limiter.wait_ms(caller) if self._limiter else 0
 
     async def statistics(self, user_id: str) -> UserStatistics:
         """Read what a user has in the ledger."""

@@ -36,6 +36,11 @@ def staging(partition: int, event_id: int) -> str:
     return f"onsale:{{{partition}}}:event:{event_id}:staging"
 
 
+def limit(caller: str) -> str:
+    """String with a time to live: how far a caller has used his rate limit up."""
+    return f"onsale:{{limit}}:{caller}"
+
+
 def drained(partition: int) -> str:
     """Channel: which numbers the ledger has taken."""
     return f"onsale:{{{partition}}}:drained"

@@ -166,6 +166,10 @@ class Ledger:
         """Say that a recovery goes on; False if a later one began."""
         return await self._fetchrow("keep_recovering", partition, epoch) is not None
 
+    async def give_up_recovering(self, partition: int, epoch: int) -> None:
+        """Say that a recovery failed, so that the next one may begin in a moment."""
+        await self._fetch("give_up_recovering", partition, epoch)
+
     # Reads
 
     async def event(self, event_id: int) -> tuple[Event, int] | None:

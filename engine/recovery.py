@@ -11,7 +11,7 @@ Afterwards all events are cold. Nothing of Redis's old state but the surviving o
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from redis.asyncio import Redis
@@ -21,7 +21,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from engine import keys, metrics
 from engine.drain import Drain
-from engine.errors import Fault, Misconfigured, RedisAway, Superseded
+from engine.errors import Fault, LedgerAway, Misconfigured, RedisAway, Superseded
 from engine.ledger import Ledger
 from engine.log import get_logger
 from engine.model import MAX_EPOCH
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 POLL_S: Final = 0.02
 HEARTBEAT_S: Final = 1.0
+FIRST_EPOCH: Final = 1
 REDIS_7: Final = (7, 0)
 
 log = get_logger(__name__)
@@ -142,33 +143,43 @@ class Recovery:
         """Recover, unless somebody else does; answers the new epoch."""
         if epoch >= MAX_EPOCH:
             raise Fault(f"partition {partition} has used up its epochs")
-        new = await self._ledger.advance_epoch(partition, epoch)
-        if new is None:
-            return None
-        log.warning("recovering", partition=partition, epoch=new)
         try:
             # One connection for all of it: if Redis restarts meanwhile, the recovery fails.
             async with redis_client(self._settings, single_connection_client=True) as redis:
-                await self._open(partition, new, redis)
+                await redis.ping()  # an epoch is not spent on a Redis that is away
+                new = await self._ledger.advance_epoch(partition, epoch)
+                if new is None:
+                    return None
+                await self._open_or_give_up(partition, new, redis)
         except Superseded as error:
-            log.warning("recovery_superseded", partition=partition, epoch=new, reason=str(error))
+            log.warning("recovery_superseded", partition=partition, reason=str(error))
             return None
         except (RedisError, OSError) as error:
             raise RedisAway(f"partition {partition} cannot be recovered: {error}") from error
         metrics.RECOVERIES.inc()
-        log.warning("recovered", partition=partition, epoch=new)
+        say = log.info if new == FIRST_EPOCH else log.warning
+        say("recovered", partition=partition, epoch=new)
         return new
+
+    async def _open_or_give_up(self, partition: int, epoch: int, redis: Redis) -> None:
+        """Recover; if it fails, let the next one try soon instead of waiting for us."""
+        try:
+            await self._open(partition, epoch, redis)
+        except BaseException:
+            with suppress(LedgerAway):
+                await self._ledger.give_up_recovering(partition, epoch)
+            raise
 
     async def _open(self, partition: int, epoch: int, redis: Redis) -> None:
         log_key, outbox = keys.log(partition), keys.outbox(partition)
-        if await evaluate(redis, "advance", [log_key], epoch) == "newer":
+        if await evaluate(redis, "advance", 1, log_key, epoch) == b"newer":
             raise Superseded(f"Redis is not older than epoch {epoch}")
 
         drain = Drain(partition, ledger=self._ledger, redis=redis)
         mark = (await self._ledger.partition(partition)).mark
         mark = await drain.survivors(epoch, mark)
 
-        if await evaluate(redis, "open", [log_key, outbox], epoch) == "newer":
+        if await evaluate(redis, "open", 2, log_key, outbox, epoch) == b"newer":
             raise Superseded(f"Redis is not at epoch {epoch}")
         await self._rewrite_aof(partition, epoch, redis)
         await Scripts(partition, epoch).load(redis)

@@ -43,7 +43,6 @@ FENCED = (
     "repair",
     "acknowledge",
 )
-UNFENCED = ("advance", "open")
 
 Command: TypeAlias = tuple[str | int, ...]
 
@@ -239,10 +238,13 @@ def look_reply(reply: Any) -> Look | None:
     )
 
 
-async def evaluate(redis: Redis, name: str, keys_: Sequence[str], *args: str | int) -> str:
-    """Run a script that is not fenced, for recovery alone; its answer is a word."""
-    reply: bytes = await redis.execute_command("EVAL", source(name), len(keys_), *keys_, *args)
-    return reply.decode()
+async def evaluate(redis: Redis, name: str, key_count: int, *keys_and_args: str | int) -> Any:
+    """Run a script that is not fenced (it sells nothing), loading it where Redis lacks it."""
+    text = source(name)
+    try:
+        return await redis.execute_command("EVALSHA", _sha(text), key_count, *keys_and_args)
+    except NoScriptError:
+        return await redis.execute_command("EVAL", text, key_count, *keys_and_args)
 
 
 def _fenced(text: str, fence: str) -> str:

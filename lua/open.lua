@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- open: begin a new epoch's outbox. The last writing step of a recovery.
 --
 -- Not fenced by its text: it checks the epoch that `advance` wrote.

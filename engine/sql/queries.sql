@@ -50,7 +50,10 @@ VALUES (coalesce($1, nextval('bookings_by_hand') * 128 + 127), $2, $3, $4, 'dead
 INSERT INTO gaps (p, epoch, first_seq, last_seq) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING;
 
 -- name: set_mark
-UPDATE partitions SET mark_epoch = $2, mark_seq = $3 WHERE p = $1;
+-- A recovery that drains goes on: it is not stale.
+UPDATE partitions SET mark_epoch = $2, mark_seq = $3,
+    changed_at = CASE state WHEN 'recovering' THEN now() ELSE changed_at END
+WHERE p = $1;
 
 -- Recovery.
 
@@ -62,6 +65,10 @@ RETURNING epoch;
 -- name: keep_recovering
 UPDATE partitions SET changed_at = now() WHERE p = $1 AND epoch = $2 AND state = 'recovering'
 RETURNING epoch;
+
+-- name: give_up_recovering
+UPDATE partitions SET changed_at = now() - interval '4.5 s'
+WHERE p = $1 AND epoch = $2 AND state = 'recovering';
 
 -- name: close_epochs
 UPDATE epochs SET closed_at = now(), closed_seq = CASE WHEN epoch = $2 THEN $3::bigint ELSE 0 END

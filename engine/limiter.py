@@ -1,0 +1,89 @@
+"""The rate limit: how many calls a caller may make in a window, in all processes together.
+
+Calls that arrive while a script call is in flight go together in the next one, as in admission. The
+limit protects the service and decides nothing, so without Redis it goes on in this process alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Final
+
+from redis.exceptions import RedisError
+
+from engine import keys, metrics
+from engine.scripts import evaluate
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+MAX_CALLERS: Final = 500
+MAX_REMEMBERED: Final = 100_000
+
+
+class Limiter:
+    """Lets callers pass."""
+
+    def __init__(self, redis: Redis, *, max_calls: int, window_ms: int) -> None:
+        self._redis = redis
+        self._max = max_calls
+        self._window_ms = window_ms
+        self._waiting: dict[str, list[asyncio.Future[int]]] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._used_until_s: dict[str, float] = {}
+
+    async def wait_ms(self, caller: str) -> int:
+        """Make one call; 0 if it passes, else in how many ms to try again."""
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(caller, []).append(answer)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._ask())
+        return await answer
+
+    async def _ask(self) -> None:
+        while self._waiting:
+            batch = {
+                caller: self._waiting.pop(caller) for caller in list(self._waiting)[:MAX_CALLERS]
+            }
+            counts = {caller: len(calls) for caller, calls in batch.items()}
+            try:
+                answers = await self._ask_redis(counts)
+            except (RedisError, OSError):
+                metrics.REDIS_ERRORS.inc()
+                answers = self._alone(counts)
+            for calls, passed, wait_ms in zip(
+                batch.values(), answers[::2], answers[1::2], strict=True
+            ):
+                for place, call in enumerate(calls):
+                    if not call.done():
+                        call.set_result(0 if place < passed else max(1, wait_ms))
+
+    async def _ask_redis(self, counts: dict[str, int]) -> list[int]:
+        callers = map(keys.limit, counts)
+        answers: list[int] = await evaluate(
+            self._redis,
+            "limit",
+            len(counts),
+            *callers,
+            self._max,
+            self._window_ms,
+            *counts.values(),
+        )
+        return answers
+
+    def _alone(self, counts: dict[str, int]) -> list[int]:
+        """What ``limit.lua`` does, for this process."""
+        if len(self._used_until_s) > MAX_REMEMBERED:
+            self._used_until_s.clear()
+        now_s, window_s = time.monotonic(), self._window_ms / 1000
+        step_s = window_s / self._max
+        answers = []
+        for caller, calls in counts.items():
+            used_until_s = max(self._used_until_s.get(caller, 0.0), now_s)
+            room = int((now_s + window_s - used_until_s) / step_s + 0.001)
+            passed = min(calls, max(room, 0))
+            used_until_s += passed * step_s
+            self._used_until_s[caller] = used_until_s
+            answers += [passed, max(0, int((used_until_s + step_s - window_s - now_s) * 1000) + 1)]
+        return answers
