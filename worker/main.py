@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, ClassVar, Final
+from urllib.parse import unquote
 
 import orjson
 import uvloop
@@ -23,7 +24,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from engine.errors import Misconfigured, Unavailable
 from engine.log import configure, get_logger
-from engine.recovery import check_servers, connected
+from engine.recovery import check_servers, connected, redis_client
 from engine.settings import Settings
 from worker.jobs import TICK_S, Hands, hand_out_shifts, reconcile_all, shift
 
@@ -78,6 +79,7 @@ class WorkerSettings:
     on_startup = on_startup
     on_shutdown = on_shutdown
     queue_name = "onsale:jobs"
+    health_check_key = f"onsale:worker:{socket.gethostname()}"
     job_serializer = serialize
     job_deserializer = orjson.loads
     job_timeout = JOB_TIMEOUT_S
@@ -91,6 +93,8 @@ class WorkerSettings:
 def redis_settings(settings: Settings) -> RedisSettings:
     """Where arq finds Redis; a Redis that restarts is waited for, a while."""
     options = RedisSettings.from_dsn(settings.redis_dsn)
+    options.username = options.username and unquote(options.username)  # arq leaves them quoted
+    options.password = options.password and unquote(options.password)
     options.retry = Retry(ExponentialBackoff(cap=RETRY_S, base=0.05), retries=5)
     options.retry_on_error = [RedisConnectionError, RedisTimeoutError]
     options.conn_retries = 0
@@ -107,9 +111,20 @@ def make_worker(settings: Settings) -> Worker:
     )
 
 
+async def is_healthy(settings: Settings) -> bool:
+    """Whether a worker of this host has said in the last seconds that it is alive."""
+    try:
+        async with redis_client(settings) as redis:
+            return bool(await redis.exists(WorkerSettings.health_check_key))
+    except (RedisError, OSError):
+        return False
+
+
 def main() -> None:
-    """Work until SIGTERM, through whatever happens to Redis."""
+    """Work until SIGTERM, through whatever happens to Redis; or ``--check`` whether one does."""
     settings = Settings()
+    if sys.argv[1:] == ["--check"]:
+        sys.exit(0 if asyncio.run(is_healthy(settings)) else 1)
     configure(settings)
     asyncio.set_event_loop(uvloop.new_event_loop())
     stopped = False

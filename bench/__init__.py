@@ -1,0 +1,1 @@
+"""Measurements: each runs both of its sides in one run, and prints a ratio."""
