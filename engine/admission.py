@@ -20,6 +20,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from engine import metrics
 from engine.errors import Dirty, OnsaleError, Overloaded, RedisAway
+from engine.log import get_logger
 from engine.model import MAX_BATCH, Number, Word
 from engine.scripts import Look, Scripts, look_reply
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from redis.asyncio import ConnectionPool
 
     from engine.scripts import Command
+
+log = get_logger(__name__)
 
 MAX_CALLS_A_WRITE: Final = 64
 CANCEL_HEADROOM: Final = 1.1
@@ -200,28 +203,34 @@ class Lane:
 
     async def _exchange(self, calls: list[_Call]) -> None:
         """One write, and its replies in order."""
-        connection = self._connection
         waiting = deque(calls)
         try:
-            await connection.connect()
-            await connection.send_packed_command(
-                connection.pack_commands([call.command for call in calls]), check_health=False
-            )
+            await self._connection.connect()
+            packed = self._connection.pack_commands([call.command for call in calls])
+            await self._connection.send_packed_command(packed, check_health=False)
             while waiting:
                 reply = await self._reply()
-                call = waiting.popleft()
-                try:
-                    call.resolve(reply)
-                except OnsaleError as error:
-                    self._fail([call], error)
-        except (RedisError, OSError) as error:
-            metrics.REDIS_ERRORS.inc()
-            self._fail(waiting, RedisAway(f"Redis does not answer: {error}"))
-            await connection.disconnect(nowait=True)
-        except BaseException:
-            self._fail(waiting, RedisAway("the answer of Redis was not read"))
-            await connection.disconnect(nowait=True)
+                self._settle(waiting[0], reply)
+                waiting.popleft()
+        except asyncio.CancelledError:
+            await self._give_up(waiting, "the engine is shutting down")
             raise
+        except (RedisError, OSError) as error:
+            await self._give_up(waiting, f"Redis does not answer: {error}")
+        except Exception:  # a lane that ended would leave its callers waiting for ever
+            log.exception("lane_failed", partition=self.partition)
+            await self._give_up(waiting, "the answer of Redis was not understood")
+
+    def _settle(self, call: _Call, reply: Any) -> None:
+        try:
+            call.resolve(reply)
+        except OnsaleError as error:
+            self._fail([call], error)
+
+    async def _give_up(self, calls: Sequence[_Call] | deque[_Call], reason: str) -> None:
+        metrics.REDIS_ERRORS.inc()
+        self._fail(calls, RedisAway(reason))
+        await self._connection.disconnect(nowait=True)
 
     async def _reply(self) -> Any:
         try:

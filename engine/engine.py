@@ -447,6 +447,7 @@ class Engine:
         self._ready = True
 
     async def _until_connected(self) -> None:
+        said = ""
         while not self._ready:
             await asyncio.sleep(RETRY_S)
             try:
@@ -454,7 +455,9 @@ class Engine:
             except Unavailable as error:
                 log.debug("not_ready", reason=str(error))
             except Misconfigured as error:
-                log.critical("misconfigured", reason=str(error))
+                if said != str(error):
+                    said = str(error)
+                    log.critical("misconfigured", reason=said)
 
     async def _hear_drains(self) -> None:
         """Tell the waiters what the workers publish."""
@@ -464,6 +467,8 @@ class Engine:
             except (RedisError, OSError) as error:
                 metrics.REDIS_ERRORS.inc()
                 log.warning("drains_not_heard", reason=str(error))
+            except Exception:  # without this task every caller would wait in vain
+                log.exception("drains_not_heard")
             await asyncio.sleep(RETRY_S)
 
     async def _hear_drains_once(self) -> None:
@@ -489,9 +494,10 @@ class Engine:
             await asyncio.sleep(RETRY_S)
 
     def _heard(self, news: str) -> None:
-        _, _, rest = news.partition(" ")
-        event_id = rest.partition(" ")[0]
-        self._hydration.appeared(int(event_id) if event_id else None)
+        """What a hand has changed may be an event that was not there before."""
+        words = news.split(" ", 2)
+        known = len(words) > 1 and words[1].isdecimal()
+        self._hydration.appeared(int(words[1]) if known else None)
 
 
 def _lost(booking: int) -> Booking:

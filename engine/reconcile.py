@@ -117,7 +117,8 @@ class Reconciliation:
             Fenced: recover first.
             LedgerAway, RedisAway: it cannot be done now.
         """
-        drift = await self._count(event_id, dry_run=dry_run) if full else []
+        every = full and users is None
+        drift = await self._count(event_id, dry_run=dry_run) if every else []
         warm = await self._look(event_id) is not None
         if warm:
             drift += await self._mend(event_id, users or [], dry_run=dry_run)

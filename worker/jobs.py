@@ -50,6 +50,8 @@ class Hands:
                 await self.follow_once(news)
             except Unavailable as error:  # the cron job is the safety net
                 log.warning("hand_not_followed", news=news, reason=str(error))
+            except Exception:  # anybody can send a notification
+                log.exception("hand_not_followed", news=news)
 
     async def follow_once(self, news: str) -> None:
         """Make Redis follow one notification (see ``Ledger.listen``)."""

@@ -148,16 +148,18 @@ CREATE TRIGGER count_updated AFTER UPDATE ON bookings
 CREATE TRIGGER count_truncated AFTER TRUNCATE ON bookings
     FOR EACH STATEMENT EXECUTE FUNCTION count_truncated();
 
+-- No user's booking changed: [].
 CREATE FUNCTION tell_of_event() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
         PERFORM pg_notify('onsale', 'new ' || NEW.id);
     ELSIF TG_OP = 'DELETE' THEN
-        PERFORM pg_notify('onsale', 'event ' || OLD.id);
+        PERFORM pg_notify('onsale', 'event ' || OLD.id || ' []');
     ELSIF OLD.id <> NEW.id THEN
-        PERFORM pg_notify('onsale', 'event ' || OLD.id), pg_notify('onsale', 'event ' || NEW.id);
+        PERFORM pg_notify('onsale', 'event ' || OLD.id || ' []');
+        PERFORM pg_notify('onsale', 'event ' || NEW.id || ' []');
     ELSE
-        PERFORM pg_notify('onsale', 'event ' || NEW.id);
+        PERFORM pg_notify('onsale', 'event ' || NEW.id || ' []');
     END IF;
     RETURN NULL;
 END $$;
