@@ -30,7 +30,7 @@ class RateLimit:
             wait_ms = await self._engine.admit(caller)
             if wait_ms:
                 seconds = -(-wait_ms // 1000)
-                await problem("rate_limited", (b"retry-after", b"%d" % seconds)).send(send)
+                await problem("rate_limited", retry_after_seconds=seconds).send(send)
                 return
         await self._app(scope, receive, send)
 

@@ -115,6 +115,7 @@ PROBLEMS: dict[str, Problem] = {
         "Too many requests",
         "This caller has sent too many requests.",
         "Слишком много запросов, попробуйте позже",
+        1,
     ),
     # What is broken, or at its bound.
     "internal_error": Problem(
@@ -157,9 +158,16 @@ class Refused(Exception):
         self.headers = headers
 
 
-def problem(code: str, *headers: Header, detail: str | None = None, **members: object) -> Answer:
+def problem(
+    code: str,
+    *headers: Header,
+    detail: str | None = None,
+    retry_after_seconds: int | None = None,
+    **members: object,
+) -> Answer:
     """Build the answer of a code; ``members`` are what it says beyond RFC 9457."""
     row = PROBLEMS[code]
+    retry_after_seconds = retry_after_seconds or row.retry_after_seconds
     body = {
         "type": f"/problems/{code}",
         "title": row.title,
@@ -169,8 +177,8 @@ def problem(code: str, *headers: Header, detail: str | None = None, **members: o
         "error": row.error,
         **members,
     }
-    if row.retry_after_seconds is not None:
-        headers = (*headers, (b"retry-after", b"%d" % row.retry_after_seconds))
+    if retry_after_seconds is not None:
+        headers = (*headers, (b"retry-after", b"%d" % retry_after_seconds))
     return answer(row.status, encode(body), *headers, media_type=PROBLEM_JSON)
 
 
