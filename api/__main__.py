@@ -8,11 +8,11 @@ import socket
 import sys
 from typing import NoReturn
 
-from pydantic import ValidationError
 from uvicorn import Config, Server
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
+from engine.errors import Misconfigured
 from engine.log import configure, get_logger
 from engine.settings import Settings
 
@@ -26,9 +26,9 @@ def main() -> None:
     Exits with 2 if a setting or the address cannot be used, with 3 if the engine refuses to start.
     """
     try:
-        settings = Settings()
-    except ValidationError as error:
-        refuse("; ".join(f"{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors()))
+        settings = Settings.load()
+    except Misconfigured as error:
+        refuse(str(error))
     handed_over = os.environ.get("LISTEN_FD")
     address = f"LISTEN_FD={handed_over}" if handed_over else f"{settings.host}:{settings.port}"
     try:

@@ -267,7 +267,7 @@ def _decide(
             answer.set_result(_SOLD_OUT)
         else:
             word, _, number = part.partition(b" ")
-            answer.set_result(Decision(_WORDS[word], Number.parse(number)))
+            answer.set_result(Decision(_WORDS[word], Number.held(number)))
 
 
 def _whole(word: bytes) -> Decision | None:

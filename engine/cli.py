@@ -142,15 +142,9 @@ def main() -> None:
 
 
 def _settings() -> Settings:
-    from pydantic import ValidationError  # noqa: PLC0415 - see the top
-
     from engine.settings import Settings  # noqa: PLC0415 - see the top
 
-    try:
-        return Settings()
-    except ValidationError as error:
-        wrong = (f"{str(each['loc'][0]).upper()}: {each['msg']}" for each in error.errors())
-        raise Misconfigured("; ".join(wrong)) from None
+    return Settings.load()
 
 
 def _running(data: Path) -> Settings:

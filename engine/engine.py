@@ -16,7 +16,7 @@ from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError
 
 from engine import keys, metrics, outbox
-from engine.admission import Lane
+from engine.admission import Decision, Lane
 from engine.confirmations import Waiters
 from engine.errors import (
     Dirty,
@@ -111,7 +111,7 @@ class Engine:
         )
         self._reopening: dict[int, asyncio.Task[int]] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._ready = False
+        self._away: Unavailable | None = None
         self._releasing = False
 
     @classmethod
@@ -126,6 +126,7 @@ class Engine:
             await engine._connect()
         except Unavailable as error:
             log.warning("not_ready", reason=str(error))
+            engine._away = error
             engine._start(engine._until_connected())
         except Misconfigured:
             await engine.close()
@@ -195,15 +196,14 @@ class Engine:
 
         Repeated, it answers the same again.
         """
-        found = await self.booking(booking)
-        if found is None or found.status in (Status.REJECTED, Status.LOST):
-            return _NO_BOOKING
-        lane = self._lanes[found.event_id % self._partitions]
-        number = Number.of_booking(booking)
-        if found.status is not Status.CANCELLED:
-            decision = await self._decided(
-                found.event_id, lane, lambda: lane.cancel(found.event_id, found.user_id, number)
-            )
+        for _ in range(MAX_ATTEMPTS):
+            found = await self.booking(booking)
+            if found is None or found.status in (Status.REJECTED, Status.LOST):
+                return _NO_BOOKING
+            lane = self._lanes[found.event_id % self._partitions]
+            if found.status is Status.CANCELLED:
+                return await self._cancelled_before(found, lane, wait_ms)
+            decision = await self._give_back(found, lane)
             if decision is None:
                 return _NO_BOOKING
             if decision.word is Word.CANCELLED:
@@ -211,7 +211,7 @@ class Engine:
                 waiters.granted(decision.number)
                 status, _ = await self._confirmed(waiters, decision.number, wait_ms)
                 return Cancellation(Word.CANCELLED, in_ledger=status is Status.CONFIRMED)
-        return await self._cancelled_before(booking, lane, wait_ms)
+        raise Overloaded(f"booking {booking} could not be given back")
 
     async def booking(self, booking: int) -> Booking | None:
         """Read a booking; None if there never was one with this id.
@@ -233,9 +233,10 @@ class Engine:
         try:
             fate, found = await self._in_ledger(booking)
         except LedgerAway:
-            if item is None:
+            found = await self._on_its_way(booking, item) if item else None
+            if found is None or found.status is Status.CANCELLED:  # or was it rejected?
                 raise
-            return await self._on_its_way(booking, item)
+            return found
         if found:
             return await self._unless_cancelled(found, number)
         if fate is Status.PENDING and item:
@@ -270,7 +271,7 @@ class Engine:
 
     async def readiness(self) -> dict[str, str]:
         """Each part, with ``ok`` or what is wrong with it."""
-        parts = {"engine": "ok" if self._ready else "the servers were not checked yet"}
+        parts = {"engine": str(self._away or "ok")}
         try:
             await self._redis.ping()
             parts["redis"] = "ok"
@@ -289,6 +290,8 @@ class Engine:
         self, event_id: int, lane: Lane, ask: Callable[[], Awaitable[T | None]]
     ) -> T | None:
         """Ask Redis, making the event ready for it where needed; None if there is no event."""
+        if self._away:
+            raise self._away
         for _ in range(MAX_ATTEMPTS):
             try:
                 answer = await ask()
@@ -321,6 +324,7 @@ class Engine:
         except TimeoutError:
             raise RedisAway(f"partition {partition} is being recovered") from None
         self._lanes[partition].adopt(opened)
+        self._waiters[partition].ask_soon()  # what was lost is known now
 
     # Waiting
 
@@ -339,8 +343,9 @@ class Engine:
         """The ledger's refusal in the caller's terms: the booking that stood in the way."""
         if word is Word.ALREADY_BOOKED:
             look = await self._decided(event_id, lane, lambda: lane.look(event_id, user_id))
-            if look and look.held:
-                return Reservation(word, booking_id(look.held, lane.partition))
+            if not look or not look.held:
+                raise LedgerAway(f"the booking that user {user_id!r} had is gone since")
+            return Reservation(word, booking_id(look.held, lane.partition))
         return Reservation(word)
 
     async def _replay(self, booking: int, number: Number, wait_ms: int) -> Reservation:
@@ -354,18 +359,29 @@ class Engine:
             status, _ = await self._confirmed(waiters, number, wait_ms)
         return Reservation(Word.REPLAYED, booking, found.created_at_ms, status)
 
-    async def _cancelled_before(self, booking: int, lane: Lane, wait_ms: int) -> Cancellation:
+    async def _give_back(self, booking: Booking, lane: Lane) -> Decision | None:
+        """Ask Redis to cancel; not found if it does not hold the booking, None without an event."""
+        event_id, number = booking.event_id, Number.of_booking(booking.id)
+        decision = await self._decided(
+            event_id, lane, lambda: lane.cancel(event_id, booking.user_id, number)
+        )
+        if decision and decision.word is not Word.CANCELLED:
+            again = await self.booking(booking.id)
+            if again and again.status is booking.status:  # a hand's, that Redis has not followed
+                await self._close(event_id, lane)
+        return decision
+
+    async def _cancelled_before(self, booking: Booking, lane: Lane, wait_ms: int) -> Cancellation:
         """A cancel repeated: wait until the ledger has passed whatever is on its way."""
         try:
             last, _ = await self._entry(lane, Number(0, 1))
             async with asyncio.timeout(wait_ms / 1000):
                 await self._ledger.mark_reaches(lane.partition, last)
+            found = await self._ledger.booking(booking.id)
         except (TimeoutError, Unavailable):
             return Cancellation(Word.CANCELLED)
-        found = await self._ledger.booking(booking)
-        if found is None or found.status is Status.REJECTED:
-            return _NO_BOOKING
-        return Cancellation(Word.CANCELLED, in_ledger=found.status is Status.CANCELLED)
+        in_ledger = found is not None and found.status is Status.CANCELLED
+        return Cancellation(Word.CANCELLED, in_ledger=in_ledger)
 
     async def _fates(
         self, partition: int, numbers: Collection[Number]
@@ -444,16 +460,16 @@ class Engine:
     async def _connect(self) -> None:
         for row in await check_servers(self._ledger, self._redis, self._settings):
             self._lanes[row.partition].adopt(row.epoch)
-        self._ready = True
+        self._away = None
 
     async def _until_connected(self) -> None:
         said = ""
-        while not self._ready:
+        while self._away:
             await asyncio.sleep(RETRY_S)
             try:
                 await self._connect()
             except Unavailable as error:
-                log.debug("not_ready", reason=str(error))
+                self._away = error
             except Misconfigured as error:
                 if said != str(error):
                     said = str(error)

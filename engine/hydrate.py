@@ -16,7 +16,7 @@ import secrets
 from typing import TYPE_CHECKING, Final
 
 from engine import metrics
-from engine.errors import LedgerAway
+from engine.errors import Overloaded
 from engine.log import get_logger
 from engine.model import MAX_BATCH, Number
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from engine.ledger import Ledger
-    from engine.scripts import Scripts
+    from engine.scripts import Command, Scripts
 
 LEASE_MS: Final = 10_000
 POLL_S: Final = 0.01
@@ -52,6 +52,7 @@ class Hydration:
         Raises:
             Fenced: recover first.
             LedgerAway, RedisAway: it cannot be done now.
+            Overloaded: the ledger is too far behind.
         """
         now_s = asyncio.get_running_loop().time()
         if self._missing.get(event_id, 0.0) > now_s:
@@ -79,18 +80,13 @@ class Hydration:
         self._missing[event_id] = asyncio.get_running_loop().time() + MISSING_S
 
     async def _until_warm(self, event_id: int, scripts: Scripts) -> bool:
-        async with self._at_once, asyncio.timeout(PATIENCE_S) as patience:
-            try:
-                while True:
-                    done = await self._once(event_id, scripts)
-                    if done is not None:
-                        return done
+        try:
+            async with self._at_once, asyncio.timeout(PATIENCE_S):
+                while (exists := await self._once(event_id, scripts)) is None:  # noqa: ASYNC110
                     await asyncio.sleep(POLL_S)
-            except TimeoutError:
-                if patience.expired():
-                    raise LedgerAway(f"event {event_id} could not be loaded in time") from None
-                raise
-        raise AssertionError  # pragma: no cover - the loop returns or raises
+        except TimeoutError:
+            raise Overloaded(f"event {event_id} could not be loaded in time") from None
+        return exists
 
     async def _once(self, event_id: int, scripts: Scripts) -> bool | None:
         """One attempt: whether the event exists, or None to try again."""
@@ -128,6 +124,6 @@ class Hydration:
             staged, last_user = staged + len(rows), rows[-1].user_id
         return staged
 
-    async def _call(self, scripts: Scripts, command: tuple[str | int, ...]) -> bytes | int:
+    async def _call(self, scripts: Scripts, command: Command) -> bytes | int:
         reply: bytes | int = await scripts.call(self._redis, command)
         return reply

@@ -5,6 +5,14 @@ All keys of a partition carry the hash tag ``{p}``, so that each script stays in
 
 from __future__ import annotations
 
+JOBS = "onsale:jobs"
+"""Sorted set: arq's queue."""
+
+
+def worker(host: str) -> str:
+    """String with a time to live: a worker of this host is alive."""
+    return f"onsale:worker:{host}"
+
 
 def log(partition: int) -> str:
     """Hash: ``epoch``, ``seq`` (last number given out), ``acked`` (last one the ledger took)."""

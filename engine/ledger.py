@@ -65,7 +65,7 @@ def _named(text: str) -> dict[str, str]:
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
-_QUERY: Final = _named((SQL / "queries.sql").read_text(encoding="utf-8"))
+QUERY: Final = _named((SQL / "queries.sql").read_text(encoding="utf-8"))
 
 
 class PartitionRow(NamedTuple):
@@ -124,12 +124,12 @@ class Ledger:
 
     async def _fetch(self, name: str, *args: Any) -> list[asyncpg.Record]:
         async with self.connection() as connection:
-            rows: list[asyncpg.Record] = await connection.fetch(_QUERY[name], *args)
+            rows: list[asyncpg.Record] = await connection.fetch(QUERY[name], *args)
             return rows
 
     async def _fetchrow(self, name: str, *args: Any) -> asyncpg.Record | None:
         async with self.connection() as connection:
-            return await connection.fetchrow(_QUERY[name], *args)
+            return await connection.fetchrow(QUERY[name], *args)
 
     # Partitions and epochs
 
@@ -286,7 +286,7 @@ class Ledger:
             LedgerAway: nothing was written, or the answer to the commit was lost.
         """
         async with self.connection() as connection, connection.transaction():
-            row = await connection.fetchrow(_QUERY["lock_partition"], partition)
+            row = await connection.fetchrow(QUERY["lock_partition"], partition)
             if row["p"] is None:
                 raise LedgerBroken(f"the ledger has no partition {partition}")
             yield Locked(connection, _partition(row))
@@ -301,13 +301,13 @@ class Locked:
 
     async def seats(self, event_ids: Collection[int]) -> dict[int, Seats]:
         """Lock events, in the order of their ids, and read their seats."""
-        rows = await self._connection.fetch(_QUERY["lock_events"], sorted(event_ids))
+        rows = await self._connection.fetch(QUERY["lock_events"], sorted(event_ids))
         return {row["id"]: Seats(row["total_seats"], row["booked"]) for row in rows}
 
     async def held(self, places: Collection[tuple[int, str]]) -> dict[tuple[int, str], int]:
         """Which of these users (event id, user) have a row, and its id."""
         events, users = zip(*places, strict=True)
-        rows = await self._connection.fetch(_QUERY["held"], events, users)
+        rows = await self._connection.fetch(QUERY["held"], events, users)
         return {(row["event_id"], row["user_id"]): row["id"] for row in rows}
 
     async def write(self, ruling: Ruling, partition: int) -> None:
@@ -315,11 +315,11 @@ class Locked:
         execute = self._connection.execute
         if ruling.ended:
             ended_at = [_time(cancel.at_ms) for cancel in ruling.ended.values()]
-            await execute(_QUERY["end_held"], list(ruling.ended), ended_at)
+            await execute(QUERY["end_held"], list(ruling.ended), ended_at)
         if ruling.inserted:
             items = ruling.inserted.values()
             await execute(
-                _QUERY["insert_bookings"],
+                QUERY["insert_bookings"],
                 list(ruling.inserted),
                 [item.event_id for item in items],
                 [item.user_id for item in items],
@@ -335,7 +335,7 @@ class Locked:
         if ended:
             bookings, items_, outcomes, reasons = zip(*ended, strict=True)
             await execute(
-                _QUERY["insert_ended"],
+                QUERY["insert_ended"],
                 bookings,
                 [item.event_id for item in items_],
                 [item.user_id for item in items_],
@@ -347,7 +347,7 @@ class Locked:
     async def set_aside(self, item: Item, reason: str, *, entry: str, booking: int | None) -> None:
         """Write a dead letter. ``booking`` is its id, or None to be given one."""
         await self._connection.execute(
-            _QUERY["insert_dead"],
+            QUERY["insert_dead"],
             booking,
             item.event_id if 0 < item.event_id <= MAX_EVENT_ID else None,
             None,  # the user may be what cannot be written; he is in the entry
@@ -358,31 +358,31 @@ class Locked:
 
     async def note_gap(self, partition: int, epoch: int, first_seq: int, last_seq: int) -> None:
         """Remember numbers that disappeared from the outbox."""
-        await self._connection.execute(_QUERY["insert_gap"], partition, epoch, first_seq, last_seq)
+        await self._connection.execute(QUERY["insert_gap"], partition, epoch, first_seq, last_seq)
 
     async def set_mark(self, partition: int, mark: Number) -> None:
         """Say how far the ledger has taken the outbox."""
-        await self._connection.execute(_QUERY["set_mark"], partition, *mark)
+        await self._connection.execute(QUERY["set_mark"], partition, *mark)
 
     async def open_epoch(self, partition: int, epoch: int, mark: Number) -> None:
         """End a recovery: close the older epochs at the mark, and begin the new one."""
-        await self._connection.execute(_QUERY["close_epochs"], partition, *mark)
-        await self._connection.execute(_QUERY["open_epoch"], partition, epoch)
-        await self._connection.execute(_QUERY["open_partition"], partition, epoch)
+        await self._connection.execute(QUERY["close_epochs"], partition, *mark)
+        await self._connection.execute(QUERY["open_epoch"], partition, epoch)
+        await self._connection.execute(QUERY["open_partition"], partition, epoch)
 
     async def event(self, event_id: int) -> Event | None:
         """Lock an event, and read it."""
-        row = await self._connection.fetchrow(_QUERY["lock_event"], event_id)
+        row = await self._connection.fetchrow(QUERY["lock_event"], event_id)
         return Event(row["id"], row["name"], row["total_seats"]) if row else None
 
     async def count(self, event_id: int) -> tuple[int, int]:
         """Lock an event; how many of its seats it says are booked, and how many rows it has."""
-        await self._connection.execute(_QUERY["lock_event"], event_id)
+        await self._connection.execute(QUERY["lock_event"], event_id)
         return await _count(self._connection, event_id)
 
     async def set_booked(self, event_id: int, booked: int) -> None:
         """Correct an event's count."""
-        await self._connection.execute(_QUERY["set_booked"], event_id, booked)
+        await self._connection.execute(QUERY["set_booked"], event_id, booked)
 
 
 async def _leave_as_is(_: asyncpg.Connection) -> None:
@@ -390,7 +390,7 @@ async def _leave_as_is(_: asyncpg.Connection) -> None:
 
 
 async def _count(connection: asyncpg.Connection, event_id: int) -> tuple[int, int]:
-    row = await connection.fetchrow(_QUERY["count_bookings"], event_id)
+    row = await connection.fetchrow(QUERY["count_bookings"], event_id)
     return (row["booked"], row["count"]) if row else (0, 0)
 
 
@@ -432,6 +432,6 @@ def _in_our_words() -> Iterator[None]:
         if state.startswith(_TRY_AGAIN):
             raise LedgerAway(f"{state}: {error}") from error
         raise LedgerBroken(f"{state}: {error}") from error
-    except (asyncpg.InterfaceError, OSError, TimeoutError) as error:
+    except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError) as error:
         metrics.LEDGER_ERRORS.inc()
         raise LedgerAway(f"Postgres does not answer: {error!r}") from error

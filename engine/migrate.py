@@ -7,14 +7,7 @@ from hashlib import sha256
 import asyncpg
 
 from engine.errors import LedgerAway, Misconfigured
-from engine.ledger import SQL
-
-LOCK = 0x6F6E73616C65  # "onsale"
-
-_HISTORY = """
-CREATE TABLE IF NOT EXISTS schema_migrations (
-    name text PRIMARY KEY, checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now()
-)"""
+from engine.ledger import QUERY, SQL
 
 
 async def migrate(dsn: str, partitions: int) -> list[str]:
@@ -32,15 +25,15 @@ async def migrate(dsn: str, partitions: int) -> list[str]:
     except (OSError, TimeoutError, asyncpg.PostgresError) as error:
         raise LedgerAway(f"Postgres does not answer: {error}") from error
     try:
-        await connection.execute("SELECT pg_advisory_lock($1)", LOCK)
+        await connection.execute(QUERY["lock_history"])
         return await _migrate(connection, partitions)
     finally:
         await connection.close()
 
 
 async def _migrate(connection: asyncpg.Connection, partitions: int) -> list[str]:
-    await connection.execute(_HISTORY)
-    rows = await connection.fetch("SELECT name, checksum FROM schema_migrations")
+    await connection.execute(QUERY["make_history"])
+    rows = await connection.fetch(QUERY["history"])
     known = {row["name"]: row["checksum"] for row in rows}
     applied = []
     for path in sorted((SQL / "migrations").glob("*.sql")):
@@ -52,22 +45,16 @@ async def _migrate(connection: asyncpg.Connection, partitions: int) -> list[str]
             continue
         async with connection.transaction():
             await connection.execute(text)
-            await connection.execute(
-                "INSERT INTO schema_migrations (name, checksum) VALUES ($1, $2)",
-                path.name,
-                checksum,
-            )
+            await connection.execute(QUERY["note_migration"], path.name, checksum)
         applied.append(path.name)
     await _fix_partitions(connection, partitions)
     return applied
 
 
 async def _fix_partitions(connection: asyncpg.Connection, partitions: int) -> None:
-    made_with = await connection.fetchval("SELECT count(*) FROM partitions")
+    made_with = await connection.fetchval(QUERY["count_partitions"])
     if made_with == 0:
-        await connection.execute(
-            "INSERT INTO partitions (p) SELECT generate_series(0, $1::int - 1)", partitions
-        )
+        await connection.execute(QUERY["make_partitions"], partitions)
     elif made_with != partitions:
         raise Misconfigured(
             f"PARTITIONS is {partitions}, but the ledger was made with {made_with}: "

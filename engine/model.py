@@ -46,6 +46,14 @@ class Number(NamedTuple):
         return cls(int(epoch), int(seq))
 
     @classmethod
+    def held(cls, text: str | bytes) -> Number:
+        """Read what a user holds; what a hand wrote and is no number counts as 0-0."""
+        try:
+            return cls.parse(text)
+        except ValueError:
+            return cls(0, 0)
+
+    @classmethod
     def of_booking(cls, booking: int) -> Number:
         """The number that a booking id names: ``booking_id`` reversed."""
         rest = booking >> PARTITION_BITS

@@ -7,17 +7,20 @@ the numbers ``seq-n+1 … seq``: contiguous, and without a clock.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 from redis.exceptions import RedisError
 
 from engine import keys
 from engine.errors import RedisAway
-from engine.model import Item, Number
+from engine.model import MAX_EVENT_ID, Item, Number
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
+
+MAX_AT_MS: Final = 253_402_300_799_999
+"""The end of the year 9999, in Unix milliseconds."""
 
 _users = msgspec.json.Decoder(list[str])
 
@@ -79,6 +82,8 @@ def items(entry_id: bytes, fields: dict[bytes, bytes]) -> list[Item]:
     try:
         event_id, at_ms = int(fields[b"event"]), int(fields[b"at"])
         users = _users.decode(fields[b"users"])
+        if not (0 < event_id <= MAX_EVENT_ID and 0 <= at_ms <= MAX_AT_MS):
+            users = []
         if kind == b"reserve" and 0 < len(users) <= last.seq:
             first = last.seq - len(users) + 1
             return [

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from engine.ledger import Ledger, Locked
     from engine.recovery import Stores
-    from engine.scripts import Look
+    from engine.scripts import Command, Look
     from engine.settings import Settings
 
 Kind = Literal["release", "fix", "add", "total", "left", "count", "gone", "fenced"]
@@ -121,7 +121,7 @@ class Reconciliation:
         drift = await self._count(event_id, dry_run=dry_run) if every else []
         warm = await self._look(event_id) is not None
         if warm:
-            drift += await self._mend(event_id, users or [], dry_run=dry_run)
+            drift += await self._mend(event_id, users or [], dry_run=dry_run, seats=True)
             if users is None and (full or drift or await self._counts_differ(event_id)):
                 async for candidates in self._candidates(event_id):
                     drift += await self._mend(event_id, candidates, dry_run=dry_run)
@@ -160,8 +160,13 @@ class Reconciliation:
     async def _candidates(self, event_id: int) -> AsyncIterator[list[str]]:
         """Users of whom Redis and the ledger said different things, in pages."""
         async for held in self._redis_pages(event_id):
-            mark, rows = await self._ledger.held_with_mark(self._partition, event_id, list(held))
-            differ = [u for u, number in held.items() if number <= mark and rows.get(u) != number]
+            writable = list(filter(_writable, held))
+            mark, rows = await self._ledger.held_with_mark(self._partition, event_id, writable)
+            differ = [
+                user
+                for user, text in held.items()
+                if Number.held(text) <= mark and not _same(text, rows.get(user))
+            ]
             if differ:
                 yield differ
         last_user = ""
@@ -172,31 +177,35 @@ class Reconciliation:
             if absent:
                 yield absent
 
-    async def _redis_pages(self, event_id: int) -> AsyncIterator[dict[str, Number]]:
-        """All users of an event in Redis, at most ``MAX_BATCH`` at a time."""
+    async def _redis_pages(self, event_id: int) -> AsyncIterator[dict[str, str]]:
+        """What all users of an event hold in Redis, at most ``MAX_BATCH`` users at a time."""
         key, cursor = keys.users(self._partition, event_id), 0
         while True:
             try:
                 cursor, page = await self._redis.hscan(key, cursor, count=READ_AT_ONCE)
             except (RedisError, OSError) as error:
                 raise RedisAway(f"Redis does not answer: {error}") from error
-            pairs = [(user.decode(), Number.parse(value)) for user, value in page.items()]
+            pairs = [(_text(user), _text(value)) for user, value in page.items()]
             for start in range(0, len(pairs), MAX_BATCH):
-                yield dict(pairs[start : start + MAX_BATCH])
+                yield _without_fingerprints(pairs[start : start + MAX_BATCH])
             if cursor == 0:
                 return
 
-    async def _held(self, event_id: int, users: list[str]) -> dict[str, Number]:
+    async def _held(self, event_id: int, users: list[str]) -> dict[str, str]:
+        """What these users hold in Redis."""
+        key = keys.users(self._partition, event_id)
+        names = [user.encode(errors="surrogateescape") for user in users]
         try:
-            key = keys.users(self._partition, event_id)
-            values = await self._redis.hmget(key, users)  # type: ignore[misc]
+            values = await self._redis.hmget(key, names)  # type: ignore[misc]
         except (RedisError, OSError) as error:
             raise RedisAway(f"Redis does not answer: {error}") from error
         pairs = zip(users, values, strict=True)
-        return {user: Number.parse(value) for user, value in pairs if value}
+        return _without_fingerprints((user, _text(value)) for user, value in pairs if value)
 
-    async def _mend(self, event_id: int, users: list[str], *, dry_run: bool) -> list[Drift]:
-        """Under the lock, look at the event and these users again, and make Redis follow."""
+    async def _mend(
+        self, event_id: int, users: list[str], *, dry_run: bool, seats: bool = False
+    ) -> list[Drift]:
+        """Under the lock, look at these users again (and the seats), and make Redis follow."""
         async with self._ledger.locked(self._partition) as locked:
             if locked.row.epoch != self._scripts.epoch or locked.row.recovering:
                 raise Fenced(self._partition, self._scripts.epoch)
@@ -208,7 +217,7 @@ class Reconciliation:
                 if not dry_run:
                     await self._call(self._scripts.close(event_id))
                 return [Drift(event_id, "gone", None, str(look.total), None)]
-            drift = list(_seat_drift(event, look))
+            drift = list(_seat_drift(event, look)) if seats else []
             changes = [
                 change
                 for start in range(0, len(users), MAX_BATCH)
@@ -226,10 +235,9 @@ class Reconciliation:
 
     async def _judge(self, locked: Locked, event_id: int, users: list[str]) -> list[Change]:
         """Which users really differ, now that nothing is drained. In this order: see above."""
-        rows = {
-            user: Number.of_booking(booking)
-            for (_, user), booking in (await locked.held([(event_id, u) for u in users])).items()
-        }
+        places = [(event_id, user) for user in users if _writable(user)]
+        found = await locked.held(places) if places else {}
+        rows = {user: Number.of_booking(booking) for (_, user), booking in found.items()}
         held = await self._held(event_id, users)
         absent = [user for user in users if user in rows and user not in held]
         on_their_way = await self._on_their_way(event_id, locked.row.mark) if absent else set()
@@ -239,7 +247,7 @@ class Reconciliation:
             if mine is None:
                 if row is not None and user not in on_their_way:
                     changes.append(Change(user, None, row))
-            elif mine != row and mine <= locked.row.mark:
+            elif not _same(mine, row) and Number.held(mine) <= locked.row.mark:
                 changes.append(Change(user, mine, row))
         return changes
 
@@ -251,13 +259,35 @@ class Reconciliation:
             mark = items[-1].number
         return users
 
-    async def _call(self, command: tuple[str | int, ...]) -> bytes | list[bytes] | int:
+    async def _call(self, command: Command) -> bytes | list[bytes] | int:
         reply: bytes | list[bytes] | int = await self._scripts.call(self._redis, command)
         return reply
 
 
 def _fenced(event_id: int, epoch: int) -> Drift:
     return Drift(event_id, "fenced", None, None, str(epoch))
+
+
+def _text(value: bytes) -> str:
+    """What Redis has, whoever wrote it."""
+    return value.decode(errors="surrogateescape")
+
+
+def _without_fingerprints(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    return {user: text.partition("|")[0] for user, text in pairs}
+
+
+def _writable(user: str) -> bool:
+    """Whether the ledger can have such a user; what a hand wrote into Redis may be no text."""
+    try:
+        user.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in user
+
+
+def _same(held: str, row: Number | None) -> bool:
+    return row is not None and held == str(row)
 
 
 def _seat_drift(event: Event, look: Look) -> Iterable[Drift]:
@@ -273,9 +303,8 @@ def _user_drift(event_id: int, change: Change) -> Drift:
         kind = "add"
     elif change.new is None:
         kind = "release"
-    redis = str(change.expected) if change.expected else None
     ledger = str(change.new) if change.new else None
-    return Drift(event_id, kind, change.user_id, redis, ledger)
+    return Drift(event_id, kind, change.user_id, change.expected, ledger)
 
 
 async def reconcile_event(

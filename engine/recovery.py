@@ -175,9 +175,12 @@ class Recovery:
         if await evaluate(redis, "advance", 1, log_key, epoch) == b"newer":
             raise Superseded(f"Redis is not older than epoch {epoch}")
 
-        drain = Drain(partition, ledger=self._ledger, redis=redis)
         mark = (await self._ledger.partition(partition)).mark
-        mark = await drain.survivors(epoch, mark)
+        if await redis.type(outbox) in (b"stream", b"none"):
+            drain = Drain(partition, ledger=self._ledger, redis=redis)
+            mark = await drain.survivors(epoch, mark)
+        else:
+            log.error("outbox_is_no_stream", partition=partition)  # `open` begins it anew
 
         if await evaluate(redis, "open", 2, log_key, outbox, epoch) == b"newer":
             raise Superseded(f"Redis is not at epoch {epoch}")

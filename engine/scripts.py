@@ -44,7 +44,7 @@ FENCED = (
     "acknowledge",
 )
 
-Command: TypeAlias = tuple[str | int, ...]
+Command: TypeAlias = tuple[str | bytes | int, ...]
 
 
 @cache
@@ -54,10 +54,14 @@ def source(name: str) -> str:
 
 
 class Change(NamedTuple):
-    """One compare-and-set of ``repair``: ``None`` stands for no booking."""
+    """One compare-and-set of ``repair``: ``None`` stands for no booking.
+
+    ``expected`` is as Redis has it, up to the ``|``: a hand may have written anything there. For
+    the same reason ``user_id`` may have lone surrogates in the place of bytes that are not UTF-8.
+    """
 
     user_id: str
-    expected: Number | None
+    expected: str | None
     new: Number | None
 
 
@@ -174,11 +178,10 @@ class Scripts:
         if len(changes) > MAX_BATCH:
             raise ValueError(f"{len(changes)} changes in one repair: {MAX_BATCH} at most")
         p = self.partition
-        triples = [
-            text
-            for change in changes
-            for text in (change.user_id, str(change.expected or ""), str(change.new or ""))
-        ]
+        triples: list[str | bytes] = []
+        for user_id, expected, new in changes:
+            user = user_id.encode(errors="surrogateescape")
+            triples += (user, expected or "", str(new) if new else "")
         return (
             "EVALSHA", self._sha["repair"], 4,
             self._log, keys.event(p, event_id), keys.users(p, event_id), keys.lease(p, event_id),
@@ -234,7 +237,7 @@ def look_reply(reply: Any) -> Look | None:
         int(left) if left else -1,
         users,
         name.decode(),
-        Number.parse(held) if held else None,
+        Number.held(held) if held else None,
     )
 
 

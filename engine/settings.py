@@ -10,8 +10,10 @@ from __future__ import annotations
 from typing import Literal
 from urllib.parse import quote
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from engine.errors import Misconfigured
 
 
 class Settings(BaseSettings):
@@ -23,14 +25,14 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)
     api_workers: int = Field(default=1, ge=1, le=64)
 
-    database_url: str | None = None
+    database_url: str | None = Field(default=None, pattern=r"^postgres(ql)?://")
     db_host: str | None = None
     db_port: int = Field(default=5432, ge=1, le=65535)
     db_username: str = "onsale"
     db_password: str = ""
     db_database: str = "onsale"
 
-    redis_url: str | None = None
+    redis_url: str | None = Field(default=None, pattern=r"^(redis|rediss|unix)://")
     redis_host: str | None = None
     redis_port: int = Field(default=6379, ge=1, le=65535)
     redis_password: str = ""
@@ -39,7 +41,8 @@ class Settings(BaseSettings):
     reserve_wait_ms: int = Field(default=2000, ge=0, le=10_000)
     outbox_bound: int = Field(default=200_000, ge=1, description="entries a partition may owe")
     queue_bound: int = Field(default=20_000, ge=1, description="requests waiting for a script")
-    redis_timeout_ms: int = Field(default=2000, ge=10)
+    # Longer than the worker's wait for an entry (worker/drain.py).
+    redis_timeout_ms: int = Field(default=2000, ge=1500)
     allow_volatile_redis: bool = False
 
     rate_limit_max: int = Field(default=100, ge=0, description="0 is off")
@@ -47,6 +50,19 @@ class Settings(BaseSettings):
 
     log_format: Literal["pretty", "json"] = "pretty"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @classmethod
+    def load(cls) -> Settings:
+        """Read the environment.
+
+        Raises:
+            Misconfigured: a value is not what it must be; the message names it.
+        """
+        try:
+            return cls()
+        except ValidationError as error:
+            wrong = (f"{str(each['loc'][0]).upper()}: {each['msg']}" for each in error.errors())
+            raise Misconfigured("; ".join(wrong)) from None
 
     @property
     def postgres_dsn(self) -> str:

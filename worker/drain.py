@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from engine.drain import TAIL, Drain
+from engine.drain import TAIL
 from engine.errors import (
     Fenced,
     Gap,
@@ -25,6 +25,7 @@ from engine.scripts import Scripts
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from engine.drain import Drain
     from engine.recovery import Stores
 
 T = TypeVar("T")
@@ -39,13 +40,13 @@ log = get_logger(__name__)
 class Shift:
     """One turn of this worker at one partition."""
 
-    def __init__(self, stores: Stores, partition: int, *, holder: str) -> None:
-        self._partition = partition
+    def __init__(self, stores: Stores, drain: Drain, *, holder: str) -> None:
+        self._partition = drain.partition
         self._ledger = stores.ledger
         self._redis = stores.redis
         self._recovery = stores.recovery
         self._holder = holder
-        self._drain = Drain(partition, ledger=stores.ledger, redis=stores.redis)
+        self._drain = drain
 
     async def run(self) -> None:
         """Drain until a later shift begins, or nobody came for ``SHIFT_S``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -79,7 +80,7 @@ async def hand_out_shifts(ctx: dict[str, Any]) -> None:
 async def shift(ctx: dict[str, Any], partition: int) -> None:
     """Drain one partition for a while."""
     try:
-        await Shift(ctx["stores"], partition, holder=ctx["name"]).run()
+        await Shift(ctx["stores"], ctx["drains"][partition], holder=ctx["name"]).run()
     except Unavailable as error:  # the next tick tries again
         log.warning("shift_ended", partition=partition, reason=str(error))
 
@@ -89,7 +90,9 @@ async def reconcile_all(ctx: dict[str, Any]) -> None:
     stores: Stores = ctx["stores"]
     full = time.gmtime().tm_min % FULL_EVERY_MINUTES == 0
     try:
-        for event_id in await stores.ledger.event_ids():
+        event_ids = await stores.ledger.event_ids()
+        random.shuffle(event_ids)  # if there is not time for all, it is not always the same ones
+        for event_id in event_ids:
             await reconcile_event(stores, event_id, full=full)
     except Unavailable as error:
         log.warning("reconcile_ended", reason=str(error))

@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 from urllib.parse import unquote
 
 import orjson
@@ -22,6 +22,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from engine import keys
+from engine.drain import Drain
 from engine.errors import Misconfigured, Unavailable
 from engine.log import configure, get_logger
 from engine.recovery import check_servers, connected, redis_client
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 JOB_TIMEOUT_S: Final = 20
 RETRY_S: Final = 0.5
+STOP_S: Final = 4.0
 EXIT_MISCONFIGURED: Final = 3
 
 log = get_logger(__name__)
@@ -55,6 +58,10 @@ async def on_startup(ctx: dict[str, Any]) -> None:
             log.warning("not_ready", reason=str(error))
             await asyncio.sleep(RETRY_S)
     ctx["stores"] = stores
+    ctx["drains"] = [
+        Drain(partition, ledger=stores.ledger, redis=stores.redis)
+        for partition in range(stores.partitions)
+    ]
     ctx["name"] = f"{socket.gethostname()}:{os.getpid()}"
     ctx["hands"] = asyncio.create_task(Hands(stores).follow())
     log.info("worker_ready", partitions=settings.partitions)
@@ -78,8 +85,8 @@ class WorkerSettings:
     ]
     on_startup = on_startup
     on_shutdown = on_shutdown
-    queue_name = "onsale:jobs"
-    health_check_key = f"onsale:worker:{socket.gethostname()}"
+    queue_name = keys.JOBS
+    health_check_key = keys.worker(socket.gethostname())
     job_serializer = serialize
     job_deserializer = orjson.loads
     job_timeout = JOB_TIMEOUT_S
@@ -122,16 +129,21 @@ async def is_healthy(settings: Settings) -> bool:
 
 def main() -> None:
     """Work until SIGTERM, through whatever happens to Redis; or ``--check`` whether one does."""
-    settings = Settings()
+    try:
+        settings = Settings.load()
+    except Misconfigured as error:
+        refuse(error)
     if sys.argv[1:] == ["--check"]:
         sys.exit(0 if asyncio.run(is_healthy(settings)) else 1)
     configure(settings)
-    asyncio.set_event_loop(uvloop.new_event_loop())
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
     stopped = False
 
     def stop(_: object) -> None:
         nonlocal stopped
         stopped = True
+        loop.call_later(STOP_S, leave)
 
     while not stopped:
         worker = make_worker(settings)
@@ -139,8 +151,19 @@ def main() -> None:
         try:
             worker.run()
         except Misconfigured as error:
-            print(f"onsale worker: {error}", file=sys.stderr)  # noqa: T201
-            sys.exit(EXIT_MISCONFIGURED)
+            refuse(error)
         except (RedisError, OSError) as error:
             log.warning("worker_restarts", reason=str(error))
             time.sleep(RETRY_S)
+
+
+def refuse(error: Misconfigured) -> NoReturn:
+    """End, with the reason in one line."""
+    print(f"onsale worker: {error}", file=sys.stderr)  # noqa: T201
+    sys.exit(EXIT_MISCONFIGURED)
+
+
+def leave() -> None:
+    """End although a server does not answer: the transaction under way had its time."""
+    log.warning("worker_leaves", reason="a server does not answer")
+    os._exit(0)

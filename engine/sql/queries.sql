@@ -1,5 +1,29 @@
 -- The engine's statements, by name. engine/ledger.py reads this file.
 
+-- Migrations.
+
+-- name: make_history
+CREATE TABLE IF NOT EXISTS schema_migrations (
+    name text PRIMARY KEY, checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- name: lock_history
+SELECT pg_advisory_lock(hashtext('onsale'));
+
+-- name: history
+SELECT name, checksum FROM schema_migrations;
+
+-- name: note_migration
+INSERT INTO schema_migrations (name, checksum) VALUES ($1, $2);
+
+-- name: count_partitions
+SELECT count(*) FROM partitions;
+
+-- name: make_partitions
+INSERT INTO partitions (p) SELECT generate_series(0, $1::int - 1);
+
+-- Partitions and shifts.
+
 -- name: partitions
 SELECT p, epoch, state, mark_epoch, mark_seq, shift, changed_at < now() - interval '5 s' AS stale
 FROM partitions ORDER BY p;
