@@ -10,14 +10,18 @@ COPY lua lua
 RUN pip wheel --no-cache-dir --wheel-dir /wheels .
 
 FROM python:3.13-slim
+# By file: another project has this name in the public index.
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
-    pip install --no-cache-dir --no-index --find-links=/wheels onsale \
+    pip install --no-cache-dir --no-index /wheels/*.whl \
     && useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin onsale
 ENV PYTHONUNBUFFERED=1 HOST=0.0.0.0 PORT=8000 LOG_FORMAT=json
-USER onsale
+# By number, so that an orchestrator can see that it is not root.
+USER 10001
 WORKDIR /srv
 EXPOSE 8000
 STOPSIGNAL SIGTERM
+# Whether the process answers, not whether the stores do: an orchestrator that replaced the API
+# because Postgres is away would end a sale that goes on without it.
 HEALTHCHECK --interval=5s --timeout=5s --start-period=30s \
-    CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/ready', timeout=4)"]
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/health', timeout=4)"]
 CMD ["onsale", "api"]

@@ -139,7 +139,7 @@ class Lane:
 
         def parsed(reply: Any) -> tuple[int, Any]:
             seq, *entries = scripts.checked(reply)
-            return int(seq), entries[0] if entries else None
+            return seq, entries[0] if entries else None
 
         return self._send(scripts.find(number), parsed)
 

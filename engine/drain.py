@@ -28,7 +28,7 @@ from engine.ruling import rule
 from engine.scripts import Change
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from redis.asyncio import Redis
 
@@ -81,7 +81,7 @@ class Drain:
             metrics.LAG_SECONDS.labels(self.partition).set(time.time() - read[0].at_ms / 1000)
         for start in range(0, len(read), MAX_ITEMS):
             batch = read[start : start + MAX_ITEMS]
-            for taken in await self._take(batch, epoch=scripts.epoch, shift=shift):
+            async for taken in self._take(batch, epoch=scripts.epoch, shift=shift):
                 await self._tell(scripts, taken)
                 mark = max(mark, taken.to)
         return mark
@@ -91,23 +91,25 @@ class Drain:
         while read := await self._outbox.read(mark, count=ENTRIES_A_READ):
             for start in range(0, len(read), MAX_ITEMS):
                 batch = read[start : start + MAX_ITEMS]
-                for taken in await self._take(batch, epoch=epoch, shift=None):
+                async for taken in self._take(batch, epoch=epoch, shift=None):
                     await self._publish(taken)
             mark = read[-1].number
         return (await self._ledger.partition(self.partition)).mark
 
-    async def _take(self, batch: Sequence[Item], *, epoch: int, shift: int | None) -> list[Taken]:
+    async def _take(
+        self, batch: Sequence[Item], *, epoch: int, shift: int | None
+    ) -> AsyncIterator[Taken]:
         """Apply a batch, halving it where the ledger refuses it."""
         try:
-            return [await self._apply(batch, epoch=epoch, shift=shift)]
+            yield await self._apply(batch, epoch=epoch, shift=shift)
         except LedgerRefuses as error:
             if len(batch) == 1:
-                return [await self._set_aside(batch[0], str(error), epoch=epoch, shift=shift)]
-        half = len(batch) // 2
-        return [
-            *await self._take(batch[:half], epoch=epoch, shift=shift),
-            *await self._take(batch[half:], epoch=epoch, shift=shift),
-        ]
+                yield await self._set_aside(batch[0], str(error), epoch=epoch, shift=shift)
+                return
+            half = len(batch) // 2
+            for part in (batch[:half], batch[half:]):
+                async for taken in self._take(part, epoch=epoch, shift=shift):
+                    yield taken
 
     async def _apply(self, batch: Sequence[Item], *, epoch: int, shift: int | None) -> Taken:
         """One transaction."""

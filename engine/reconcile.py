@@ -322,6 +322,8 @@ async def reconcile_event(
     """
     partition = event_id % stores.partitions
     epoch = await stores.recovery.opened(partition)
+    if epoch == 0:  # nothing was ever sold from it
+        return Checked(warm=False, drift=[])
     while True:
         reconciliation = Reconciliation(stores.ledger, stores.redis, Scripts(partition, epoch))
         try:

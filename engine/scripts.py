@@ -66,7 +66,7 @@ class Change(NamedTuple):
 
 
 class Look(NamedTuple):
-    """An event as Redis has it at one instant; a field that a hand has removed is -1."""
+    """An event as Redis has it at one instant; a total or left that a hand broke is below zero."""
 
     total: int
     left: int
@@ -233,10 +233,10 @@ def look_reply(reply: Any) -> Look | None:
         return None
     total, left, users, name, held = reply
     return Look(
-        int(total) if total else -1,
-        int(left) if left else -1,
+        total,
+        left,
         users,
-        name.decode(),
+        name.decode(errors="replace"),
         Number.held(held) if held else None,
     )
 

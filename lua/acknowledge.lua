@@ -25,7 +25,7 @@ local epoch, acked = unpack(redis.call('HMGET', log, 'epoch', 'acked'))
 if epoch ~= EPOCH then return 'fenced' end
 
 -- write; two overlapping shifts may come here out of order
-if not acked or tonumber(acked) < seq then redis.call('HSET', log, 'acked', seq) end
+if (tonumber(acked) or -1) < seq then redis.call('HSET', log, 'acked', seq) end
 if seq > tail then redis.call('XTRIM', outbox, 'MINID', '~', EPOCH .. '-' .. (seq - tail)) end
 
 -- answer

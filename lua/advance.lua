@@ -17,7 +17,7 @@ local log = KEYS[1]
 local new_epoch = tonumber(ARGV[1])
 
 -- read
-local epoch = tonumber(redis.call('HGET', log, 'epoch') or 0)
+local epoch = tonumber(redis.call('HGET', log, 'epoch')) or 0
 
 -- refuse
 if epoch >= new_epoch then return 'newer' end

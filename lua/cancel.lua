@@ -30,13 +30,12 @@ local event_id, bound, user, booking = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV
 -- read
 local epoch, seq, acked = unpack(redis.call('HMGET', log, 'epoch', 'seq', 'acked'))
 local event_epoch, total, left = unpack(redis.call('HMGET', event, 'epoch', 'total', 'left'))
+seq, acked, total, left = tonumber(seq), tonumber(acked), tonumber(total), tonumber(left)
 
 -- refuse
 if epoch ~= EPOCH or not seq or not acked or seq + 1 > 4294967295 then return 'fenced' end
 if event_epoch ~= EPOCH then return 'cold' end
-if not total or not left or left + redis.call('HLEN', users) ~= tonumber(total) then
-  return 'dirty'
-end
+if not total or not left or left + redis.call('HLEN', users) ~= total then return 'dirty' end
 local mine = redis.call('HGET', users, user)
 if not mine or string.match(mine, '^[^|]*') ~= booking then return 'not_held' end
 if seq - acked >= bound then return 'overloaded' end

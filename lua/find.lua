@@ -13,13 +13,14 @@
 -- number, as XRANGE gives it, if there is one.
 --
 -- EVALSHA sha 2 onsale:{1}:log onsale:{1}:outbox 3-8
---   ->   { "9", { "3-8", { "kind", "reserve", ... } } }
+--   ->   { 9, { "3-8", { "kind", "reserve", ... } } }
 assert(#KEYS == 2 and #ARGV == 1)
 local log, outbox = KEYS[1], KEYS[2]
 local number = ARGV[1]
 
 -- read
 local epoch, seq = unpack(redis.call('HMGET', log, 'epoch', 'seq'))
+seq = tonumber(seq)
 
 -- refuse
 if epoch ~= EPOCH or not seq then return 'fenced' end

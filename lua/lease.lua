@@ -25,6 +25,7 @@ local token, lease_ms = ARGV[1], ARGV[2]
 
 -- read
 local epoch, seq = unpack(redis.call('HMGET', log, 'epoch', 'seq'))
+seq = tonumber(seq)
 
 -- refuse
 if epoch ~= EPOCH or not seq then return 'fenced' end
@@ -36,4 +37,4 @@ redis.call('SET', lease, token, 'PX', lease_ms)
 redis.call('UNLINK', staging)
 
 -- answer
-return tonumber(seq)
+return seq

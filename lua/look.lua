@@ -12,11 +12,11 @@
 -- Answers a word:
 --   "fenced"  another epoch: recover
 --   "cold"    the event is not loaded in this epoch: hydrate
--- or { total, left, HLEN(users), name, what the user holds or "" }; total and left are strings,
--- "" where a hand has removed them.
+-- or { total, left, HLEN(users), name, what the user holds or "" }; what a hand wrote and is no
+-- number is -1 as total and -2^31 as left, so that they never add up.
 --
 -- EVALSHA sha 3 onsale:{1}:log onsale:{1}:event:17 onsale:{1}:event:17:users ann
---   ->   { "1000", "992", 8, "Swan Lake", "3-8" }
+--   ->   { 1000, 992, 8, "Swan Lake", "3-8" }
 assert(#KEYS == 3 and #ARGV == 1)
 local log, event, users = KEYS[1], KEYS[2], KEYS[3]
 local user = ARGV[1]
@@ -32,4 +32,5 @@ if event_epoch ~= EPOCH then return 'cold' end
 
 -- answer
 local held = user ~= '' and redis.call('HGET', users, user) or ''
-return { total or '', left or '', redis.call('HLEN', users), name or '', held }
+total, left = tonumber(total) or -1, tonumber(left) or -2147483648
+return { total, left, redis.call('HLEN', users), name or '', held }

@@ -44,9 +44,11 @@ for i = 3, #ARGV, 3 do
     changed = changed + 1
   end
 end
-if total == '' then total = redis.call('HGET', event, 'total') end
 if name ~= '' then redis.call('HSET', event, 'name', name) end
-redis.call('HSET', event, 'total', total, 'left', total - redis.call('HLEN', users))
+total = tonumber(total) or tonumber(redis.call('HGET', event, 'total'))
+if total then  -- else a hand broke it, and the event is dirty until it is hydrated
+  redis.call('HSET', event, 'total', total, 'left', total - redis.call('HLEN', users))
+end
 
 -- answer
 return changed

@@ -34,13 +34,12 @@ local FIRST = 4
 -- read
 local epoch, seq, acked = unpack(redis.call('HMGET', log, 'epoch', 'seq', 'acked'))
 local event_epoch, total, left = unpack(redis.call('HMGET', event, 'epoch', 'total', 'left'))
+seq, acked, total, left = tonumber(seq), tonumber(acked), tonumber(total), tonumber(left)
 
 -- refuse
 if epoch ~= EPOCH or not seq or not acked or seq + count > 4294967295 then return 'fenced' end
 if event_epoch ~= EPOCH then return 'cold' end
-if not total or not left or left + redis.call('HLEN', users) ~= tonumber(total) then
-  return 'dirty'
-end
+if not total or not left or left + redis.call('HLEN', users) ~= total then return 'dirty' end
 if seq - acked >= bound then return 'overloaded' end
 
 local fingerprints = {}
@@ -49,7 +48,6 @@ local held = redis.call('HMGET', users, unpack(ARGV, FIRST, FIRST + count - 1))
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local answers, granted, fields, given = { now_ms }, {}, {}, {}
-left, seq = tonumber(left), tonumber(seq)
 for i = 1, count do
   local user, fingerprint = ARGV[FIRST + i - 1], fingerprints[i]
   local mine = held[i] or given[user]

@@ -5,27 +5,41 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
 import asyncpg
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-    from pathlib import Path
 
 BOUND_S = 60.0
+LONG = "ONSALE_LONG" in os.environ
 NAMED = ("DATABASE_URL", "DB_HOST", "REDIS_URL", "REDIS_HOST", "LISTEN_FD", "PARTITIONS")
 
 
 def environment(**more: str) -> dict[str, str]:
     """The environment of a child: ours, without what would name other servers."""
     return {k: v for k, v in os.environ.items() if k not in NAMED} | more
+
+
+def children_of(parent: int) -> list[int]:
+    """The processes that a process has started."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[1]) == parent:
+                found.append(int(stat.parent.name))
+    return found
 
 
 async def until(fact: Callable[[], Awaitable[object]], *, within_s: float = BOUND_S) -> None:
@@ -132,6 +146,18 @@ class Stores:
         finally:
             await connection.close()
 
+    async def answers(self, name: str) -> bool:
+        """Whether ``redis`` or ``postgres`` takes commands."""
+        try:
+            if name == "redis":
+                async with self.redis() as redis:
+                    await redis.ping()
+            else:
+                await self.sql("SELECT 1")
+        except (RedisError, OSError, asyncpg.PostgresError):
+            return False
+        return True
+
     async def sql(self, statement: str, *args: object) -> list[asyncpg.Record]:
         """Run a statement by hand."""
         async with self.ledger() as ledger:
@@ -211,9 +237,43 @@ class Sale(Stores):
         found = json.loads((self._data / "up.json").read_text())["pids"][name]
         return found if isinstance(found, list) else [found]
 
+    def said(self, what: str, *, event_id: int) -> int:
+        """How many lines of the processes' logs say this of an event."""
+        lines = (self._data.parent / "up.log").read_text().splitlines()
+        about = re.compile(rf"\b{what}\b.*\bevent_id={event_id}\b")
+        return sum(bool(about.search(line)) for line in lines)
+
     def kill(self, name: str, which: int = 0) -> None:
         """Kill one of these processes, the way a machine does."""
         os.kill(self.pids(name)[which], signal.SIGKILL)
+
+    @contextmanager
+    def stopped(self, name: str) -> Iterator[None]:
+        """Freeze these processes with all their children: they hold what they hold, mute."""
+        frozen: list[int] = []
+        try:
+            for pid in self.pids(name):
+                os.kill(pid, signal.SIGSTOP)
+                frozen.append(pid)
+            for pid in frozen:  # grows: children of children
+                for child in children_of(pid):
+                    os.kill(child, signal.SIGSTOP)
+                    frozen.append(child)
+            yield
+        finally:
+            for pid in frozen:
+                os.kill(pid, signal.SIGCONT)
+
+    @contextmanager
+    def killed(self, name: str) -> Iterator[None]:
+        """Kill these processes, and keep ``onsale up`` from starting them again."""
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            for which in range(len(self.pids(name))):
+                self.kill(name, which)
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def caller(self) -> Caller:
         """Somebody who calls the API."""

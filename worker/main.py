@@ -6,8 +6,7 @@ import asyncio
 import os
 import socket
 import sys
-import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 from urllib.parse import unquote
 
@@ -131,30 +130,44 @@ def main() -> None:
     """Work until SIGTERM, through whatever happens to Redis; or ``--check`` whether one does."""
     try:
         settings = Settings.load()
+        if sys.argv[1:] == ["--check"]:
+            sys.exit(0 if asyncio.run(is_healthy(settings)) else 1)
+        configure(settings)
+        uvloop.run(work(settings))
     except Misconfigured as error:
         refuse(error)
-    if sys.argv[1:] == ["--check"]:
-        sys.exit(0 if asyncio.run(is_healthy(settings)) else 1)
-    configure(settings)
-    loop = uvloop.new_event_loop()
-    asyncio.set_event_loop(loop)
-    stopped = False
+
+
+async def work(settings: Settings) -> None:
+    """Run one arq worker after another until a signal comes.
+
+    In one run of the loop: between two runs a signal would be lost.
+    """
+    stopped = asyncio.Event()
 
     def stop(_: object) -> None:
-        nonlocal stopped
-        stopped = True
-        loop.call_later(STOP_S, leave)
+        stopped.set()
+        asyncio.get_running_loop().call_later(STOP_S, leave)
 
-    while not stopped:
+    while not stopped.is_set():
         worker = make_worker(settings)
         worker.on_stop = stop
         try:
-            worker.run()
-        except Misconfigured as error:
-            refuse(error)
+            await run_once(worker)
         except (RedisError, OSError) as error:
             log.warning("worker_restarts", reason=str(error))
-            time.sleep(RETRY_S)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stopped.wait(), RETRY_S)
+
+
+async def run_once(worker: Worker) -> None:
+    """Run an arq worker until a signal comes, or it fails."""
+    try:
+        await worker.async_run()
+    except asyncio.CancelledError:  # arq's way to end
+        pass
+    finally:
+        await worker.close()
 
 
 def refuse(error: Misconfigured) -> NoReturn:

@@ -1,0 +1,274 @@
+"""Admission: what arrives while a call is in flight goes together in the next, within bounds."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from redis.asyncio import ConnectionPool, Redis
+
+from engine import keys
+from engine.admission import Decision, Lane
+from engine.errors import Dirty, Fenced, Overloaded, RedisAway
+from engine.model import Number, Word
+from tests import world
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.engine.house import House, Shop
+
+
+@asynccontextmanager
+async def _lane(
+    shop: Shop, *, outbox_bound: int = 100_000, queue_bound: int = 10_000, timeout_ms: int = 5000
+) -> AsyncIterator[Lane]:
+    pool = ConnectionPool.from_url(shop.house.settings.redis_dsn, socket_timeout=timeout_ms / 1000)
+    lane = Lane(shop.partition, pool, outbox_bound=outbox_bound, queue_bound=queue_bound)
+    lane.adopt(shop.scripts.epoch)
+    yield lane
+    await lane.close()
+
+
+class Pause:
+    """Redis takes no call that writes, until it is told to go on."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    async def begin(self) -> None:
+        """From now on calls stay in flight."""
+        await self._redis.execute_command("CLIENT PAUSE", 60_000, "WRITE")
+
+    async def in_flight(self) -> None:
+        """Wait until a call is."""
+
+        async def blocked() -> bool:
+            return bool((await self._redis.info("clients"))["blocked_clients"])
+
+        await world.until(blocked)
+
+    async def end(self) -> None:
+        """Go on."""
+        await self._redis.execute_command("CLIENT UNPAUSE")
+
+    async def cut(self) -> None:
+        """Close every connection but this one."""
+        await self._redis.execute_command("CLIENT KILL", "TYPE", "normal", "SKIPME", "yes")
+
+
+@pytest.fixture
+async def pause(house: House) -> AsyncIterator[Pause]:
+    """A way to hold calls in flight."""
+    async with Redis.from_url(house.settings.redis_dsn, single_connection_client=True) as redis:
+        pause = Pause(redis)
+        yield pause
+        await pause.end()
+
+
+async def _batches(shop: Shop) -> list[int]:
+    """How many items each entry of the outbox has."""
+    ids = [entry for entry, _ in await shop.redis.xrange(keys.outbox(shop.partition))]
+    seqs = [Number.parse(entry).seq for entry in ids]
+    return [later - earlier for earlier, later in pairwise(seqs)]
+
+
+async def test_one_call_for_one(shop: Shop) -> None:
+    """An idle engine adds no delay: a request goes at once, alone."""
+    event_id = await shop.open_event(5)
+    async with _lane(shop) as lane:
+        first = await lane.reserve(event_id, "ann")
+        second = await lane.reserve(event_id, "bob", "f")
+        assert [first[:2], second[:2]] == [
+            (Word.RESERVED, Number(1, 1)),
+            (Word.RESERVED, Number(1, 2)),
+        ]
+        assert await lane.reserve(event_id, "ann") == Decision(Word.ALREADY_BOOKED, Number(1, 1))
+        assert await lane.reserve(event_id, "bob", "f") == Decision(Word.REPLAYED, Number(1, 2))
+    assert await _batches(shop) == [1, 1]
+
+
+async def test_gather_while_a_call_is_in_flight(shop: Shop, pause: Pause) -> None:
+    """All of them are the next call, in their order."""
+    event_id = await shop.open_event(100)
+    async with _lane(shop) as lane:
+        await pause.begin()
+        first = lane.reserve(event_id, "first")
+        await pause.in_flight()
+        others = [lane.reserve(event_id, f"user {i}") for i in range(50)]
+        await pause.end()
+        decisions = await asyncio.gather(first, *others)
+    assert [decision.number.seq for decision in decisions] == list(range(1, 52))
+    assert await _batches(shop) == [1, 50]
+
+
+async def test_five_hundred_and_one(shop: Shop, pause: Pause) -> None:
+    """A call takes five hundred; the last one goes in the next."""
+    event_id = await shop.open_event(1000)
+    async with _lane(shop) as lane:
+        await pause.begin()
+        first = lane.reserve(event_id, "first")
+        await pause.in_flight()
+        others = [lane.reserve(event_id, f"user {i}") for i in range(501)]
+        await pause.end()
+        decisions = await asyncio.gather(first, *others)
+    assert [decision.number.seq for decision in decisions] == list(range(1, 503))
+    assert await _batches(shop) == [1, 500, 1]
+
+
+async def test_events_go_in_one_write(shop: Shop) -> None:
+    """Each event's callers get their own event's answer."""
+    events = [await shop.open_event(seats) for seats in (0, 1, 2)]
+    async with _lane(shop) as lane:
+        asked = [lane.reserve(event, user) for user in ("ann", "bob") for event in events]
+        words = [decision.word for decision in await asyncio.gather(*asked)]
+    full, got = Word.SOLD_OUT, Word.RESERVED
+    assert words == [full, got, got, full, full, got]
+
+
+async def test_queue_at_its_bound(shop: Shop, pause: Pause) -> None:
+    """One more is refused at once, whatever it asks for; those who wait are served."""
+    event_id = await shop.open_event(100)
+    async with _lane(shop, queue_bound=3) as lane:
+        await pause.begin()
+        waiting = [lane.reserve(event_id, "first")]
+        await pause.in_flight()
+        waiting += [lane.reserve(event_id, user) for user in ("a", "b")]
+        waiting.append(lane.look(event_id))
+        for ask in (
+            lambda: lane.reserve(event_id, "c"),
+            lambda: lane.cancel(event_id, "a", Number(1, 1)),
+            lambda: lane.look(event_id),
+            lambda: lane.find(Number(1, 1)),
+        ):
+            with pytest.raises(Overloaded):
+                ask()
+        await pause.end()
+        await asyncio.gather(*waiting)
+        assert (await lane.reserve(event_id, "c")).word is Word.RESERVED
+
+
+async def test_outbox_at_its_bound(shop: Shop) -> None:
+    """Reserves end at the bound; cancels have a tenth more."""
+    event_id = await shop.open_event(100)
+    async with _lane(shop, outbox_bound=10) as lane:
+        users = [f"user {i}" for i in range(10)]
+        given = [await lane.reserve(event_id, user) for user in users]
+        with pytest.raises(Overloaded):
+            await lane.reserve(event_id, "late")
+        cancelled = await lane.cancel(event_id, users[0], given[0].number)
+        assert cancelled == Decision(Word.CANCELLED, Number(1, 11))
+        with pytest.raises(Overloaded):
+            await lane.cancel(event_id, users[1], given[1].number)
+
+
+async def test_lost_answer(shop: Shop, pause: Pause) -> None:
+    """Everyone in flight is told that Redis is away; nothing is sent twice; the next call works."""
+    event_id = await shop.open_event(100)
+    async with _lane(shop) as lane:
+        await pause.begin()
+        asked = [lane.reserve(event_id, user) for user in "abc"]
+        await pause.in_flight()
+        await pause.cut()
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [RedisAway] * 3
+        await pause.end()
+        assert (await lane.reserve(event_id, "d")).number == Number(1, 1)
+    assert await _batches(shop) == [1]
+
+
+async def test_answer_in_time_or_not_at_all(shop: Shop, pause: Pause) -> None:
+    """A Redis that hangs is away after the time-out, and works again afterwards."""
+    event_id = await shop.open_event(100)
+    async with _lane(shop, timeout_ms=50) as lane:
+        await pause.begin()
+        with pytest.raises(RedisAway):
+            await lane.reserve(event_id, "a")
+        await pause.end()
+
+        async def works() -> Any:
+            try:
+                return await lane.reserve(event_id, "b")
+            except RedisAway:
+                return None
+
+        await world.until(works)
+
+
+async def test_close_answers_everyone(shop: Shop, pause: Pause) -> None:
+    """In flight or queued: nobody waits for ever."""
+    event_id = await shop.open_event(100)
+    async with _lane(shop) as lane:
+        await pause.begin()
+        asked = [lane.reserve(event_id, "first")]
+        await pause.in_flight()
+        asked += [lane.reserve(event_id, "second"), lane.look(event_id)]
+        await lane.close()
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [RedisAway] * 3
+
+
+async def test_before_it_is_open(shop: Shop) -> None:
+    """Without an epoch there is nobody to ask."""
+    pool = ConnectionPool.from_url(shop.house.settings.redis_dsn)
+    lane = Lane(shop.partition, pool, outbox_bound=1, queue_bound=1)
+    with pytest.raises(RedisAway):
+        lane.reserve(1, "ann")
+    with pytest.raises(RedisAway):
+        lane.look(1)
+    await lane.close()
+
+
+async def test_older_epoch_is_not_adopted(shop: Shop) -> None:
+    """Two recoveries may be told of in either order."""
+    async with _lane(shop) as lane:
+        lane.adopt(0)
+        assert lane.scripts is not None
+        assert lane.scripts.epoch == 1
+
+
+async def test_fenced_dirty_and_cold(shop: Shop) -> None:
+    """Each is said to everyone in the call, and harms no other event's call."""
+    good, dirty = await shop.open_event(5), await shop.open_event(5)
+    await shop.redis.hincrby(keys.event(shop.partition, dirty), "left", 1)
+    async with _lane(shop) as lane:
+        asked = [
+            lane.reserve(dirty, "a"), lane.reserve(dirty, "b"), lane.reserve(10**6, "a"),
+            lane.look(dirty), lane.look(10**6), lane.reserve(good, "a"),
+        ]  # fmt: skip
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(a) for a in answers] == [
+            Dirty, Dirty, type(None), Dirty, type(None), Decision,
+        ]  # fmt: skip
+        await shop.redis.hset(keys.log(shop.partition), "epoch", 2)
+        answers = await asyncio.gather(
+            lane.reserve(good, "b"), lane.look(good), return_exceptions=True
+        )
+        assert [type(answer) for answer in answers] == [Fenced, Fenced]
+
+
+async def test_who_leaves_harms_nobody(shop: Shop, pause: Pause) -> None:
+    """His answer is for nobody; the others of the batch get theirs."""
+    event_id = await shop.open_event(5)
+    async with _lane(shop) as lane:
+        await pause.begin()
+        first, second = lane.reserve(event_id, "ann"), lane.reserve(event_id, "bob")
+        await pause.in_flight()
+        first.cancel()
+        await pause.end()
+        assert (await second).number == Number(1, 2)
+
+
+async def test_reads(shop: Shop) -> None:
+    """The event as it is now, and the entry that holds a number."""
+    event_id = await shop.open_event(5)
+    async with _lane(shop) as lane:
+        await lane.reserve(event_id, "ann")
+        look = await lane.look(event_id, "ann")
+        assert look == (5, 4, 1, "Чайка", Number(1, 1))
+        seq, entry = await lane.find(Number(1, 1))
+        assert (seq, entry[0]) == (1, b"1-1")
+        assert await lane.find(Number(1, 2)) == (1, None)

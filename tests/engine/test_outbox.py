@@ -1,0 +1,122 @@
+"""The outbox: entries become items with numbers without a gap, and nothing else gets through."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine import keys
+from engine.errors import RedisAway
+from engine.model import Item, Number
+from engine.outbox import Outbox, items
+from tests.engine.test_drain import POISON, TAKEN_ANYHOW
+
+if TYPE_CHECKING:
+    from tests.engine.house import Shop
+
+
+def _bytes(fields: dict[str, str | bytes]) -> dict[bytes, bytes]:
+    return {
+        name.encode(): value if isinstance(value, bytes) else value.encode()
+        for name, value in fields.items()
+    }
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1, max_size=9))
+def test_reserve_entry_is_an_item_a_user(users: list[str]) -> None:
+    """The entry's id is the last item's number; the others come before it, in order."""
+    fields = {"kind": "reserve", "event": "17", "at": "5", "users": json.dumps(users)}
+    found = items(b"3-20", _bytes(fields))
+    assert [item.user_id for item in found] == users
+    assert [item.number for item in found] == [Number(3, seq) for seq in range(21 - len(users), 21)]
+    assert {(item.kind, item.event_id, item.at_ms) for item in found} == {("reserve", 17, 5)}
+
+
+def test_cancel_entry() -> None:
+    """One item, with the booking that it ends."""
+    fields = {"kind": "cancel", "event": "17", "at": "5", "users": '["ann"]', "booking": "2-8"}
+    assert items(b"3-9", _bytes(fields)) == [
+        Item(Number(3, 9), "cancel", 17, "ann", 5, Number(2, 8))
+    ]
+
+
+def test_opening_entry() -> None:
+    """An epoch's first entry is no item."""
+    assert items(b"3-0", {b"kind": b"open"}) == []
+
+
+def test_as_many_users_as_numbers() -> None:
+    """An entry may begin with number 1, and no earlier."""
+    fields = {"kind": "reserve", "event": "1", "at": "5", "users": '["a","b"]'}
+    assert items(b"3-2", _bytes(fields))[0].number == Number(3, 1)
+    assert items(b"3-1", _bytes(fields))[0].kind == "poison"
+
+
+@pytest.mark.parametrize("kind", sorted(set(POISON) - TAKEN_ANYHOW))
+def test_poison(kind: str) -> None:
+    """What no script writes is one item that has the entry whole."""
+    fields = _bytes(POISON[kind])
+    (item,) = items(b"3-7", fields)
+    assert (item.kind, item.number) == ("poison", Number(3, 7))
+    assert item.entry is not None
+    entry = json.loads(item.entry)
+    assert entry["id"] == "3-7"
+    assert {
+        name.encode(): value.encode(errors="surrogateescape")
+        for name, value in entry["fields"].items()
+    } == fields
+
+
+async def test_reads_after_a_number(shop: Shop) -> None:
+    """Also after one that is in the middle of an entry."""
+    event_id = await shop.open_event(9)
+    await shop.reserve(event_id, *"abc")
+    await shop.reserve(event_id, "d")
+    outbox = Outbox(shop.redis, shop.partition)
+    for after, users in ((0, "abcd"), (1, "bcd"), (3, "d"), (4, "")):
+        found = await outbox.read(Number(1, after), count=10)
+        assert "".join(item.user_id for item in found) == users
+
+
+async def test_reads_at_most_so_many_entries(shop: Shop) -> None:
+    """The count is of entries, each whole."""
+    event_id = await shop.open_event(9)
+    await shop.reserve(event_id, *"abc")
+    await shop.reserve(event_id, "d")
+    found = await Outbox(shop.redis, shop.partition).read(Number(1, 0), count=1)
+    assert [item.user_id for item in found] == ["a", "b", "c"]
+
+
+async def test_debt(shop: Shop) -> None:
+    """How many numbers the ledger has not, and how long the first of them waits."""
+    event_id = await shop.open_event(9, "ann")
+    outbox = Outbox(shop.redis, shop.partition)
+    assert await outbox.debt(await shop.mark()) == (0, 0.0)
+    await shop.reserve(event_id, *"abc")
+    await shop.reserve(event_id, "d")
+    depth, lag_seconds = await outbox.debt(await shop.mark())
+    assert depth == 4
+    assert 0 <= lag_seconds < 30
+
+
+async def test_debt_of_another_epoch(shop: Shop) -> None:
+    """A mark of an epoch that is over says nothing of this one's debt."""
+    event_id = await shop.open_event(9)
+    await shop.reserve(event_id, "ann")
+    outbox = Outbox(shop.redis, shop.partition)
+    assert await outbox.debt(Number(0, 0)) == (0, 0.0)
+    await shop.redis.delete(keys.log(shop.partition))
+    assert await outbox.debt(Number(1, 0)) == (0, 0.0)
+
+
+async def test_redis_away(shop: Shop) -> None:
+    """It is said as what it is."""
+    async with type(shop.redis).from_url("redis://127.0.0.1:1") as nowhere:
+        with pytest.raises(RedisAway):
+            await Outbox(nowhere, 1).read(Number(1, 0), count=1)
+        with pytest.raises(RedisAway):
+            await Outbox(nowhere, 1).debt(Number(1, 0))

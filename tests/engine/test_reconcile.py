@@ -1,0 +1,309 @@
+"""Reconciliation: every kind of drift is found and mended, and what is on its way is not drift."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from engine import keys, reconcile
+from engine.errors import Fenced
+from engine.model import Number
+from engine.reconcile import run
+from tests.engine.house import House, Shop
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+
+async def _release(shop: Shop, event_id: int) -> None:
+    await shop.redis.hset(keys.users(shop.partition, event_id), "zoe", "1-1")
+
+
+async def _release_and_dirty(shop: Shop, event_id: int) -> None:
+    await _release(shop, event_id)
+    await shop.redis.hincrby(keys.event(shop.partition, event_id), "left", -1)
+
+
+async def _fix(shop: Shop, event_id: int) -> None:
+    await shop.redis.hset(keys.users(shop.partition, event_id), "ann", "1-2")
+
+
+async def _add(shop: Shop, event_id: int) -> None:
+    await shop.redis.hdel(keys.users(shop.partition, event_id), "ann")
+    await shop.redis.hincrby(keys.event(shop.partition, event_id), "left", 1)
+
+
+async def _add_by_hand(shop: Shop, event_id: int) -> None:
+    await shop.sql("INSERT INTO bookings (event_id, user_id) VALUES ($1, 'zoe')", event_id)
+
+
+async def _release_by_hand(shop: Shop, event_id: int) -> None:
+    await shop.sql("DELETE FROM bookings WHERE event_id = $1 AND user_id = 'ann'", event_id)
+
+
+async def _total(shop: Shop, event_id: int) -> None:
+    await shop.sql("UPDATE events SET total_seats = 3 WHERE id = $1", event_id)
+
+
+async def _left(shop: Shop, event_id: int) -> None:
+    await shop.redis.hset(keys.event(shop.partition, event_id), "left", 5)
+
+
+async def _no_left(shop: Shop, event_id: int) -> None:
+    await shop.redis.hdel(keys.event(shop.partition, event_id), "left")
+
+
+async def _count(shop: Shop, event_id: int) -> None:
+    await shop.sql("UPDATE events SET booked = 0 WHERE id = $1", event_id)
+
+
+KINDS: list[tuple[Callable[[Shop, int], Awaitable[None]], list[str]]] = [
+    (_release, ["left", "release"]),
+    (_release_and_dirty, ["release"]),
+    (_fix, ["fix"]),
+    (_add, ["add"]),
+    (_add_by_hand, ["add"]),
+    (_release_by_hand, ["release"]),
+    (_total, ["total"]),
+    (_left, ["left"]),
+    (_no_left, ["left"]),
+    (_count, ["count"]),
+]
+every_kind = pytest.mark.parametrize(("spoil", "kinds"), KINDS)
+
+
+async def _everything(shop: Shop, event_id: int) -> object:
+    rows = await shop.sql("SELECT * FROM events WHERE id = $1", event_id)
+    return await shop.snapshot(), rows, await shop.rows(event_id)
+
+
+@every_kind
+async def test_finds_and_mends(
+    shop: Shop, spoil: Callable[[Shop, int], Awaitable[None]], kinds: list[str]
+) -> None:
+    """Afterwards both stores say the same, and the next run finds nothing."""
+    event_id = await shop.open_event(5, "ann", "bob")
+    await spoil(shop, event_id)
+    checked = await shop.reconcile(event_id)
+    assert checked.warm
+    assert sorted(drift.kind for drift in checked.drift) == kinds
+    assert await shop.agree(event_id)
+    assert (await shop.reconcile(event_id)).drift == []
+
+
+@every_kind
+async def test_dry_run_writes_nothing(
+    shop: Shop, spoil: Callable[[Shop, int], Awaitable[None]], kinds: list[str]
+) -> None:
+    """It finds the same, and leaves it."""
+    event_id = await shop.open_event(5, "ann", "bob")
+    await spoil(shop, event_id)
+    before = await _everything(shop, event_id)
+    checked = await shop.reconcile(event_id, dry_run=True)
+    assert sorted(drift.kind for drift in checked.drift) == kinds
+    assert await _everything(shop, event_id) == before
+
+
+@pytest.mark.parametrize("spoil", [_release, _add, _add_by_hand, _release_by_hand, _total, _left])
+async def test_quick_check_finds_what_changes_a_count(
+    shop: Shop, spoil: Callable[[Shop, int], Awaitable[None]]
+) -> None:
+    """Counts that differ are reason enough to compare every user."""
+    event_id = await shop.open_event(5, "ann", "bob")
+    await spoil(shop, event_id)
+    assert (await shop.reconcile(event_id, full=False)).drift
+    assert await shop.agree(event_id)
+
+
+async def test_named_users_alone(shop: Shop) -> None:
+    """Who is not named is not looked at."""
+    event_id = await shop.open_event(9, "ann", "bob")
+    await shop.sql(
+        "INSERT INTO bookings (event_id, user_id) VALUES ($1, 'yan'), ($1, 'zoe')", event_id
+    )
+    checked = await shop.reconcile(event_id, users=["zoe", "ann"])
+    assert [(drift.kind, drift.user_id) for drift in checked.drift] == [("add", "zoe")]
+    assert "yan" not in await shop.held(event_id)
+
+
+async def test_event_that_is_gone(shop: Shop) -> None:
+    """Redis sells no more of what the ledger does not have."""
+    event_id = await shop.open_event(5)
+    await shop.sql("DELETE FROM events WHERE id = $1", event_id)
+    assert [drift.kind for drift in (await shop.reconcile(event_id)).drift] == ["gone"]
+    assert await shop.reserve(event_id, "ann") == ["cold"]
+
+
+async def test_name_is_followed_without_drift(shop: Shop) -> None:
+    """A new name is no difference of seats, and is in Redis afterwards."""
+    event_id = await shop.open_event(5)
+    await shop.sql("UPDATE events SET name = 'Дядя Ваня' WHERE id = $1", event_id)
+    assert (await shop.reconcile(event_id)).drift == []
+    name = await shop.redis.hget(keys.event(shop.partition, event_id), "name")
+    assert name.decode() == "Дядя Ваня"
+
+
+async def test_cold_event(shop: Shop) -> None:
+    """There is nothing to compare; a hydration under way begins again."""
+    event_id = await shop.insert_event(5)
+    lease = keys.lease(shop.partition, event_id)
+    await shop.redis.set(lease, "somebody's")
+    assert await shop.reconcile(event_id) == (False, [])
+    assert not await shop.redis.exists(lease)
+
+
+async def test_dry_run_disturbs_no_hydration(shop: Shop) -> None:
+    """It leaves the lease where it is."""
+    event_id = await shop.insert_event(5)
+    lease = keys.lease(shop.partition, event_id)
+    await shop.redis.set(lease, "somebody's")
+    await shop.reconcile(event_id, dry_run=True)
+    assert await shop.redis.exists(lease)
+
+
+async def test_reserve_on_its_way(shop: Shop) -> None:
+    """A booking beyond the mark is not in the ledger yet: that is no drift."""
+    event_id = await shop.open_event(5, "ann")
+    await shop.reserve(event_id, "bob")
+    before = await shop.snapshot()
+    assert (await shop.reconcile(event_id)).drift == []
+    assert await shop.snapshot() == before
+    await shop.drain()
+    assert await shop.agree(event_id)
+
+
+async def test_named_user_on_his_way(shop: Shop) -> None:
+    """A hand touched his row while his booking is beyond the mark: it is left to the drain."""
+    event_id = await shop.open_event(5)
+    await shop.reserve(event_id, "ann")
+    assert (await shop.reconcile(event_id, users=["ann"])).drift == []
+    assert set(await shop.held(event_id)) == {"ann"}
+    await shop.sql("INSERT INTO bookings (event_id, user_id) VALUES ($1, 'ann')", event_id)
+    assert (await shop.reconcile(event_id, users=["ann"])).drift == []
+    await shop.drain()
+    assert await shop.agree(event_id)
+
+
+async def test_cancel_on_its_way(shop: Shop) -> None:
+    """A row whose cancel is beyond the mark is not brought back."""
+    event_id = await shop.open_event(5, "ann")
+    await shop.cancel(event_id, "ann", Number(1, 1))
+    assert (await shop.reconcile(event_id)).drift == []
+    assert await shop.held(event_id) == {}
+    await shop.drain()
+    assert await shop.agree(event_id)
+
+
+async def test_rebooking_on_its_way(shop: Shop) -> None:
+    """A user whose row is about to be replaced is left alone."""
+    event_id = await shop.open_event(5, "ann")
+    await shop.cancel(event_id, "ann", Number(1, 1))
+    await shop.reserve(event_id, "ann")
+    assert (await shop.reconcile(event_id)).drift == []
+    await shop.drain()
+    assert await shop.agree(event_id)
+
+
+async def test_drift_beside_what_is_on_its_way(shop: Shop) -> None:
+    """One user's entry hides no other's drift."""
+    event_id = await shop.open_event(9, "ann", "bob")
+    await shop.reserve(event_id, "cem")
+    await shop.cancel(event_id, "bob", Number(1, 2))
+    await _add(shop, event_id)
+    checked = await shop.reconcile(event_id)
+    assert [(drift.kind, drift.user_id) for drift in checked.drift] == [("add", "ann")]
+    await shop.drain()
+    assert await shop.agree(event_id)
+
+
+async def test_sells_and_drains_meanwhile(shop: Shop) -> None:
+    """On an event that is being sold it cries no wolf and undoes no sale."""
+    event_id = await shop.open_event(2000)
+
+    async def sell() -> None:
+        for i in range(60):
+            (number, *_) = await shop.reserve(event_id, *(f"{i} {j}" for j in range(10)))
+            await shop.cancel(event_id, f"{i} 0", number)
+            if i % 3 == 0:
+                await shop.drain()
+
+    selling = asyncio.create_task(sell())
+    drift = []
+    while not selling.done():
+        drift += (await shop.reconcile(event_id)).drift
+    await selling
+    await shop.drain()
+    assert drift == []
+    assert len(await shop.rows(event_id)) == 540
+    assert await shop.agree(event_id)
+
+
+async def test_many_pages(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drift on every page is mended, and no user is passed over."""
+    monkeypatch.setattr(reconcile, "READ_AT_ONCE", 20)
+    monkeypatch.setattr(reconcile, "MAX_BATCH", 20)
+    event_id = await shop.open_event(2000, *(f"user {i}" for i in range(500)))
+    users = keys.users(shop.partition, event_id)
+    await shop.redis.hdel(users, *(f"user {i}" for i in range(0, 500, 7)))
+    await shop.redis.hset(users, mapping={f"ghost {i}": "1-1" for i in range(300)})
+    found = [drift.kind for drift in (await shop.reconcile(event_id)).drift]
+    assert (found.count("add"), found.count("release")) == (72, 300)
+    assert await shop.agree(event_id)
+
+
+async def test_fingerprint_stays(shop: Shop) -> None:
+    """A booking that both stores have keeps the key it was made with."""
+    event_id = await shop.open_event(5, "ann")
+    users = keys.users(shop.partition, event_id)
+    await shop.redis.hset(users, "ann", "1-1|f")
+    assert (await shop.reconcile(event_id)).drift == []
+    assert await shop.redis.hget(users, "ann") == b"1-1|f"
+
+
+async def test_cut_below_what_is_sold_is_refused_by_the_ledger(shop: Shop) -> None:
+    """The ledger never has more rows than seats, so Redis cannot be told to."""
+    event_id = await shop.open_event(5, "ann", "bob")
+    await shop.reserve(event_id, "cem")
+    await shop.sql("UPDATE events SET total_seats = 2 WHERE id = $1", event_id)
+    await shop.reconcile(event_id)
+    assert await shop.reserve(event_id, "dan") == ["sold_out"]
+    await shop.drain()
+    assert await shop.agree(event_id)
+
+
+async def test_fenced(shop: Shop) -> None:
+    """In a recovery nothing is compared."""
+    event_id = await shop.open_event(5, "ann")
+    await shop.ledger.advance_epoch(shop.partition, 1)
+    with pytest.raises(Fenced):
+        await shop.reconcile(event_id)
+
+
+async def test_run_looks_at_every_event(own_house: House) -> None:
+    """Warm or cold; it sums up, and a dry run leaves it for the next one."""
+    shops = [await Shop(own_house, p).open() for p in (1, 2, 0)]
+    first, second = [await shop.open_event(5, "ann") for shop in shops[:2]]
+    await shops[0].insert_event(5)
+    await _add(shops[0], first)
+    report = await run(own_house.settings, [], dry_run=True)
+    assert (report.events, report.warm) == (3, 2)
+    assert [str(drift) for drift in report.drift] == [
+        f"event {first}, user 'ann': the ledger has booking 1-1, Redis has none"
+    ]
+    assert (await run(own_house.settings, [second], dry_run=False)).drift == []
+    assert len((await run(own_house.settings, [first], dry_run=False)).drift) == 1
+    assert await shops[0].agree(first)
+
+
+async def test_run_on_a_redis_that_lost_everything(own_house: House) -> None:
+    """A dry run says so and recovers nothing; another one recovers."""
+    shop = await Shop(own_house, 1).open()
+    event_id = await shop.open_event(5, "ann")
+    await own_house.redis.flushall()
+    report = await run(own_house.settings, [event_id], dry_run=True)
+    assert [drift.kind for drift in report.drift] == ["fenced"]
+    assert await own_house.redis.dbsize() == 0
+    assert (await run(own_house.settings, [event_id], dry_run=False)).drift == []
+    assert (await own_house.ledger.partition(1)).epoch == 2

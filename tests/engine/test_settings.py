@@ -1,0 +1,97 @@
+"""Settings: the environment, by the names of the first system, with the addresses made of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pydantic import ValidationError
+
+from engine.errors import Misconfigured
+from engine.settings import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty environment, and a folder without a .env file."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_nothing_set() -> None:
+    """Everything has a default, and no server is named."""
+    settings = Settings()
+    assert (settings.partitions, settings.reserve_wait_ms, settings.rate_limit_max) == (
+        16, 2000, 100,
+    )  # fmt: skip
+    assert not settings.names_postgres
+    assert not settings.names_redis
+
+
+def test_parts_of_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is in a password, the address keeps it."""
+    for name, value in {
+        "DB_HOST": "db", "DB_PORT": "6432", "DB_USERNAME": "u@x", "DB_PASSWORD": "p/:?#%",
+        "DB_DATABASE": "a b", "REDIS_HOST": "cache", "REDIS_PORT": "6380", "REDIS_PASSWORD": "@/",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    settings = Settings()
+    assert settings.postgres_dsn == "postgresql://u%40x:p%2F%3A%3F%23%25@db:6432/a%20b"
+    assert settings.redis_dsn == "redis://:%40%2F@cache:6380/0"
+    assert settings.names_postgres
+    assert settings.names_redis
+
+
+def test_whole_addresses_take_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over the parts that they are made of."""
+    monkeypatch.setenv("DB_HOST", "db")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://elsewhere/x")
+    monkeypatch.setenv("REDIS_HOST", "cache")
+    monkeypatch.setenv("REDIS_URL", "redis://elsewhere/1")
+    settings = Settings()
+    assert settings.postgres_dsn == "postgresql://elsewhere/x"
+    assert settings.redis_dsn == "redis://elsewhere/1"
+
+
+def test_file_and_environment(nothing_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A .env file is read, what it has beyond ours is left alone, and the environment wins."""
+    (nothing_set / ".env").write_text("PORT=1234\nPARTITIONS=3\nSOMETHING_ELSE=1\n")
+    monkeypatch.setenv("PARTITIONS", "5")
+    settings = Settings()
+    assert (settings.port, settings.partitions) == (1234, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "65536"), ("PORT", "http"), ("PARTITIONS", "0"), ("PARTITIONS", "128"),
+        ("RESERVE_WAIT_MS", "-1"), ("RESERVE_WAIT_MS", "10001"), ("OUTBOX_BOUND", "0"),
+        ("QUEUE_BOUND", "0"), ("RATE_LIMIT_MAX", "-1"), ("RATE_LIMIT_TIME_WINDOW", "0"),
+        ("API_WORKERS", "0"), ("LOG_FORMAT", "xml"), ("LOG_LEVEL", "loud"),
+    ],
+)  # fmt: skip
+def test_out_of_bounds(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """It is refused, by its name."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError, match=name.lower()):
+        Settings()
+
+
+def test_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wrong is one line that names the variables, for whoever starts a program."""
+    monkeypatch.setenv("PORT", "x")
+    monkeypatch.setenv("DATABASE_URL", "mysql://x")
+    with pytest.raises(Misconfigured, match=r"PORT: .*; DATABASE_URL: "):
+        Settings.load()
+
+
+def test_frozen() -> None:
+    """Read once, then passed."""
+    settings: Any = Settings()
+    with pytest.raises(ValidationError):
+        settings.port = 1

@@ -1,0 +1,181 @@
+"""reserve.lua: seats in order, each refusal whole, and one entry for what was given."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.lua.desk import EVENT
+from tests.lua.faults import BOUND, OF_SELLING
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from tests.lua.desk import Desk
+
+MAX_SEQ = 2**32 - 1
+
+
+async def test_gives_seats_in_the_order_of_the_batch(desk: Desk) -> None:
+    """The first users get the seats, the next are told that none is left."""
+    await desk.put_on_sale(2)
+    assert await desk.reserve("cem", "ann", "bob") == [1, 2, "sold_out"]
+    assert await desk.held() == {"cem": "3-1", "ann": "3-2"}
+    assert await desk.left() == 0
+
+
+async def test_writes_one_entry_for_a_batch(desk: Desk) -> None:
+    """Its id is the number of its last item, and the drain reads the same users from it."""
+    await desk.put_on_sale(5)
+    at_ms, *_ = await desk.answer(desk.ask("ann", "bob"))
+    fields = {"kind": "reserve", "event": "17", "at": str(at_ms), "users": '["ann","bob"]'}
+    assert await desk.entries() == [("3-2", fields)]
+    assert await desk.redis.hget(desk.log, "seq") == b"2"
+    assert [(str(item.number), item.user_id) for item in await desk.items()] == [
+        ("3-1", "ann"),
+        ("3-2", "bob"),
+    ]
+
+
+async def test_goes_on_after_the_last_number(desk: Desk) -> None:
+    """Numbers are contiguous over calls."""
+    await desk.put_on_sale(5)
+    await desk.reserve("ann", "bob")
+    assert await desk.reserve("cem") == [3]
+
+
+async def test_same_user_twice_in_a_batch(desk: Desk) -> None:
+    """He gets one seat; the second ask meets the first's booking."""
+    await desk.put_on_sale(5)
+    assert await desk.reserve("ann", "ann", "bob") == [1, "already_booked 3-1", 2]
+    assert await desk.left() == 3
+
+
+async def test_same_user_and_key_twice_in_a_batch(desk: Desk) -> None:
+    """With one Idempotency-Key the second ask is a replay."""
+    await desk.put_on_sale(5)
+    assert await desk.reserve("ann", "ann", fingerprints={"ann": "f"}) == [1, "replayed 3-1"]
+
+
+@pytest.mark.parametrize("seats", [1, 5])
+async def test_already_booked_changes_nothing(desk: Desk, seats: int) -> None:
+    """Also when nothing is left, he who holds a booking is told which."""
+    await desk.put_on_sale(seats, sold={"ann": "2-8"})
+    assert (await desk.refused(desk.ask("ann")))[1:] == ["already_booked 2-8"]
+
+
+async def test_same_fingerprint_is_a_replay(desk: Desk) -> None:
+    """The booking made with a key answers to that key, and changes nothing."""
+    await desk.put_on_sale(5)
+    await desk.reserve("ann", fingerprints={"ann": "f1"})
+    assert await desk.held() == {"ann": "3-1|f1"}
+    again = desk.ask("bob", "ann", fingerprints={"ann": "f1"})
+    assert (await desk.answer(again))[1:] == [2, "replayed 3-1"]
+
+
+@pytest.mark.parametrize("sent", [{}, {"ann": "f2"}, {"ann": "f"}, {"ann": "f1|"}])
+async def test_other_fingerprint_is_no_replay(desk: Desk, sent: dict[str, str]) -> None:
+    """Another key, or none, meets the booking as a stranger."""
+    await desk.put_on_sale(5, sold={"ann": "3-1|f1"})
+    command = desk.ask("ann", fingerprints=sent)
+    assert (await desk.refused(command))[1:] == ["already_booked 3-1"]
+
+
+async def test_no_fingerprint_was_kept(desk: Desk) -> None:
+    """A booking made without a key is replayed to no key."""
+    await desk.put_on_sale(5, sold={"ann": "3-1"})
+    command = desk.ask("ann", fingerprints={"ann": "f"})
+    assert (await desk.refused(command))[1:] == ["already_booked 3-1"]
+
+
+async def test_sold_out_changes_nothing(desk: Desk) -> None:
+    """With no seat left there is no entry and no number."""
+    await desk.put_on_sale(1, sold={"ann": "3-1"})
+    assert (await desk.refused(desk.ask("bob", "cem")))[1:] == ["sold_out", "sold_out"]
+
+
+async def test_event_without_seats(desk: Desk) -> None:
+    """An event of no seats is sold out, not dirty."""
+    await desk.put_on_sale(0)
+    assert (await desk.refused(desk.ask("ann")))[1:] == ["sold_out"]
+
+
+async def test_below_zero_after_a_cut_sells_nothing(desk: Desk) -> None:
+    """Seats were taken from the event after they were sold: it adds up, and sells nothing."""
+    await desk.put_on_sale(1, sold={"ann": "3-1", "bob": "3-2"})
+    assert await desk.left() == -1
+    assert (await desk.refused(desk.ask("cem", "ann")))[1:] == ["sold_out", "already_booked 3-1"]
+
+
+@pytest.mark.parametrize(("fault", "word"), OF_SELLING)
+async def test_refuses_whole(
+    desk: Desk, fault: Callable[[Desk], Awaitable[None]], word: str
+) -> None:
+    """Each state that forbids a sale has its word, and no key is changed."""
+    await desk.put_on_sale(5, sold={"zoe": "2-1"})
+    await fault(desk)
+    assert await desk.refused(desk.ask("ann", "bob", bound=BOUND)) == word
+
+
+async def test_sells_until_the_bound(desk: Desk) -> None:
+    """One number below the bound the batch is taken, whole; at the bound none is."""
+    await desk.put_on_sale(99)
+    await desk.redis.hset(desk.log, mapping={"seq": 9, "acked": 0})
+    assert await desk.reserve("ann", "bob", bound=10) == [10, 11]
+    assert await desk.refused(desk.ask("cem", bound=10)) == "overloaded"
+    await desk.redis.hset(desk.log, "acked", 2)
+    assert await desk.reserve("cem", bound=10) == [12]
+
+
+async def test_last_number_of_an_epoch(desk: Desk) -> None:
+    """2³²-1 is given out exactly; a batch that would go beyond it is not begun."""
+    await desk.put_on_sale(5)
+    await desk.redis.hset(desk.log, mapping={"seq": MAX_SEQ - 1, "acked": MAX_SEQ - 1})
+    assert await desk.refused(desk.ask("ann", "bob")) == "fenced"
+    assert await desk.reserve("ann") == [MAX_SEQ]
+    assert await desk.held() == {"ann": f"3-{MAX_SEQ}"}
+    assert await desk.redis.hget(desk.log, "seq") == str(MAX_SEQ).encode()
+    assert await desk.refused(desk.ask("bob")) == "fenced"
+
+
+async def test_five_hundred_users(desk: Desk) -> None:
+    """A full batch, each with a key, is one entry."""
+    users = [f"user {i}" for i in range(500)]
+    await desk.put_on_sale(500)
+    given = await desk.reserve(*users, fingerprints={user: f"f-{user}" for user in users})
+    assert given == list(range(1, 501))
+    assert [entry for entry, _ in await desk.entries()] == ["3-500"]
+    assert [item.user_id for item in await desk.items()] == users
+
+
+ODD = [
+    "|", "a|b", "3-1", "-", '"', "\\", "/", "'", " ", "%s", "{1}", "null", "007", "1e3", "\x00",
+    "\x7f", "\u2028", "\u00e9", "e\u0301", "Ёлка", "🎫nn", "\u202egnir", "x" * 255, "🎫" * 255,
+]  # fmt: skip
+
+
+async def test_odd_users_keep_their_bytes(desk: Desk) -> None:
+    """Whatever a user's id is made of, Redis and the drain have the same."""
+    await desk.put_on_sale(100)
+    assert await desk.reserve(*ODD) == list(range(1, len(ODD) + 1))
+    assert set(await desk.held()) == set(ODD)
+    assert [item.user_id for item in await desk.items()] == ODD
+    assert await desk.reserve(*ODD) == [f"already_booked 3-{i + 1}" for i in range(len(ODD))]
+
+
+async def test_fingerprint_may_hold_a_bar(desk: Desk) -> None:
+    """Only the first bar separates."""
+    await desk.put_on_sale(5)
+    await desk.reserve("ann", fingerprints={"ann": "a|b"})
+    assert (await desk.refused(desk.ask("ann", fingerprints={"ann": "a|b"})))[1:] == [
+        "replayed 3-1"
+    ]
+
+
+async def test_other_events_are_not_touched(desk: Desk) -> None:
+    """A partition's events share numbers, not seats."""
+    await desk.put_on_sale(1)
+    await desk.reserve("ann")
+    other = desk.scripts.reserve(EVENT + 1, ["ann"], [""], bound=10)
+    assert await desk.refused(other) == "cold"
