@@ -174,8 +174,10 @@ def _reconcile(settings: Settings, events: list[int], *, dry_run: bool, as_json:
     import asyncio  # noqa: PLC0415 - see the top
     import json  # noqa: PLC0415 - see the top
 
+    from engine.log import configure  # noqa: PLC0415 - see the top
     from engine.reconcile import run  # noqa: PLC0415 - see the top
 
+    configure(settings)
     report = asyncio.run(run(settings, events, dry_run=dry_run))
     if as_json:
         drift = [each._asdict() for each in report.drift]

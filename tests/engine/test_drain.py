@@ -280,7 +280,8 @@ async def test_rebooked_before_the_rejection_came(shop: Shop) -> None:
     read = await shop.drains._outbox.read(mark, count=1)  # noqa: SLF001 - the batch as it was
     await shop.cancel(event_id, "ann", first)
     await shop.reserve(event_id, "ann")
-    (taken,) = await shop.drains._take(read, epoch=shop.scripts.epoch, shift=shop.shift)  # noqa: SLF001
+    taking = shop.drains._take(read, epoch=shop.scripts.epoch, shift=shop.shift)  # noqa: SLF001
+    (taken,) = [each async for each in taking]
     await shop.drains._tell(shop.scripts, taken)  # noqa: SLF001
     assert "ann" in await shop.held(event_id)
     await shop.drain()

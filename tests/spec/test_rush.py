@@ -78,3 +78,20 @@ async def test_a_cold_event_that_a_thousand_users_ask_for_at_once_is_loaded_once
     assert Counter(map(verdict, answers)) == expected
     await sale.count_seats()
     assert sale.said("hydrated", event_id=event_id) == 1
+
+
+async def test_a_201_is_in_the_ledger_before_it_is_heard(sale: Sale) -> None:
+    """Whoever hears it can ask Postgres at once."""
+    event_id = await sale.open_event(1000)
+
+    async def door(number: int) -> None:
+        async with sale.caller() as caller, sale.ledger() as ledger:
+            for place in range(20):
+                answer = await caller.reserve(event_id, f"user-{number}-{place}")
+                row = await ledger.fetchrow(
+                    "SELECT id FROM bookings WHERE id = $1", answer.body["id"]
+                )
+                assert row or answer.status == 202
+
+    await asyncio.gather(*map(door, range(8)))
+    await sale.count_seats()
