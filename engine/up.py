@@ -220,6 +220,7 @@ class Up:
             "REDIS_URL": self.redis_url,
             "HOST": self._settings.host,
             "PORT": str(self._listener.getsockname()[1]),
+            "PROMETHEUS_MULTIPROC_DIR": str(self._fresh_metrics()),
         }
         listen_fd = self._listener.fileno()
         serving = {"API_WORKERS": str(self._settings.api_workers), "LISTEN_FD": str(listen_fd)}
@@ -230,6 +231,13 @@ class Up:
         ]
         for program in (self.api, *self.workers):
             program.launch()
+
+    def _fresh_metrics(self) -> Path:
+        """A folder in which API processes and workers count together."""
+        folder = self._data / "metrics"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        return folder
 
     def _await_ready(self) -> None:
         deadline = time.monotonic() + READY_BOUND_S
