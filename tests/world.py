@@ -264,6 +264,23 @@ class Sale(Stores):
             for pid in frozen:
                 os.kill(pid, signal.SIGCONT)
 
+    def api_processes(self) -> list[int]:
+        """The processes that share the API's socket."""
+        children = children_of(self.pids("api")[0])
+        return [c for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
+
+    @contextmanager
+    def only(self, api_process: int) -> Iterator[None]:
+        """Let one process of the API take all new connections."""
+        others = [pid for pid in self.api_processes() if pid != api_process]
+        try:
+            for pid in others:
+                os.kill(pid, signal.SIGSTOP)
+            yield
+        finally:
+            for pid in others:
+                os.kill(pid, signal.SIGCONT)
+
     @contextmanager
     def killed(self, name: str) -> Iterator[None]:
         """Kill these processes, and keep ``onsale up`` from starting them again."""
