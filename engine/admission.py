@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 MAX_CALLS_A_WRITE: Final = 64
+IDLE_S: Final = 0.05
 CANCEL_HEADROOM: Final = 1.1
 """Cancels may go this far beyond the outbox's bound: they free seats."""
 
@@ -90,6 +91,7 @@ class Lane:
         self._asks: dict[int, deque[_Ask]] = {}
         self._calls: deque[_Call] = deque()
         self._queued = 0
+        self._used_at_s = 0.0
         self._arrived = asyncio.Event()
         self._task = asyncio.create_task(self._run(), name=f"lane {partition}")
 
@@ -205,7 +207,7 @@ class Lane:
         """One write, and its replies in order."""
         waiting = deque(calls)
         try:
-            await self._connection.connect()
+            await self._connect()
             packed = self._connection.pack_commands([call.command for call in calls])
             await self._connection.send_packed_command(packed, check_health=False)
             while waiting:
@@ -220,6 +222,15 @@ class Lane:
         except Exception:  # a lane that ended would leave its callers waiting for ever
             log.exception("lane_failed", partition=self.partition)
             await self._give_up(waiting, "the answer of Redis was not understood")
+
+    async def _connect(self) -> None:
+        """Be connected. After a pause, Redis may have gone away and come back unnoticed."""
+        connection, now_s = self._connection, asyncio.get_running_loop().time()
+        idle = now_s - self._used_at_s > IDLE_S
+        if idle and connection.is_connected and await connection.can_read_destructive():
+            await connection.disconnect(nowait=True)
+        self._used_at_s = now_s
+        await connection.connect()
 
     def _settle(self, call: _Call, reply: Any) -> None:
         try:

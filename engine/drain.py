@@ -20,7 +20,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from engine import keys, metrics
-from engine.errors import Gap, Halted, LedgerRefuses, RedisAway, Superseded
+from engine.errors import Fenced, Gap, Halted, LedgerRefuses, RedisAway, Superseded
 from engine.log import get_logger
 from engine.model import MAX_BATCH, MAX_EPOCH, Drained, Item, Number, Word, booking_id
 from engine.outbox import Outbox
@@ -72,7 +72,7 @@ class Drain:
 
         Raises:
             Gap, Fenced: recover.
-            Superseded: a later shift or epoch began.
+            Superseded: a later shift began.
             LedgerAway, RedisAway: try again.
             Halted: too many dead letters.
         """
@@ -158,10 +158,12 @@ class Drain:
     def _check(self, locked: Locked, *, epoch: int, shift: int | None) -> Number:
         """See that the partition is still ours; answers its mark. ``shift`` is None in recovery."""
         row = locked.row
-        if row.epoch != epoch or row.recovering != (shift is None):
-            raise Superseded(f"partition {self.partition} is at epoch {row.epoch}")
         if shift is not None and row.shift != shift:
             raise Superseded(f"partition {self.partition} has another shift")
+        if row.epoch != epoch or row.recovering != (shift is None):
+            if shift is None:
+                raise Superseded(f"partition {self.partition} is at epoch {row.epoch}")
+            raise Fenced(self.partition, epoch)  # the shift goes on in the epoch that is opened
         return row.mark
 
     async def _follow(

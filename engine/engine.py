@@ -61,6 +61,8 @@ T = TypeVar("T")
 
 MAX_ATTEMPTS: Final = 8
 RECOVERY_S: Final = 3.0
+COMMAND_S: Final = 2.0
+"""A caller waits no longer for a Postgres that hangs."""
 RETRY_S: Final = 0.2
 HEALTH_CHECK_S: Final = 5
 
@@ -82,7 +84,7 @@ class Engine:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._partitions = settings.partitions
-        self._ledger = Ledger(settings.postgres_dsn)
+        self._ledger = Ledger(settings.postgres_dsn, command_s=COMMAND_S)
         self._redis = redis_client(settings)
         timeout_s = settings.redis_timeout_ms / 1000
         pool = ConnectionPool.from_url(

@@ -89,9 +89,10 @@ class LedgerRow(NamedTuple):
 class Ledger:
     """A pool of connections to Postgres."""
 
-    def __init__(self, dsn: str, *, connections: int = 8) -> None:
+    def __init__(self, dsn: str, *, connections: int = 8, command_s: float = COMMAND_S) -> None:
         self._dsn = dsn
         self._connections = connections
+        self._command_s = command_s
         self._pool: asyncpg.Pool | None = None
 
     async def session_pool(self) -> asyncpg.Pool:
@@ -101,7 +102,7 @@ class Ledger:
                 self._dsn,
                 min_size=0,
                 max_size=self._connections,
-                command_timeout=COMMAND_S,
+                command_timeout=self._command_s,
                 timeout=ACQUIRE_S,
                 server_settings=_SESSION,
                 # Nothing here outlives its transaction: a reset query per release buys nothing.

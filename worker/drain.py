@@ -81,8 +81,10 @@ class Shift:
             drained = await _finished(step)
             if drained == mark:  # an idle shift learns here that a later one began
                 row = await self._ledger.partition(self._partition)
-                if row.shift != number or row.epoch != epoch:
+                if row.shift != number:
                     raise Superseded(f"partition {self._partition} has another shift")
+                if row.epoch != epoch:
+                    raise Fenced(self._partition, epoch)
                 drained = row.mark
             mark = drained
 
@@ -93,5 +95,5 @@ async def _finished(step: Coroutine[Any, Any, T]) -> T:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait([task])
+        await asyncio.gather(task, return_exceptions=True)
         raise

@@ -8,13 +8,13 @@ import socket
 import sys
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
-from urllib.parse import unquote
 
 import orjson
 import uvloop
-from arq.connections import RedisSettings
+from arq.connections import ArqRedis
 from arq.cron import cron
 from arq.worker import Worker, create_worker
+from redis.asyncio import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -96,22 +96,29 @@ class WorkerSettings:
     max_tries = 2
 
 
-def redis_settings(settings: Settings) -> RedisSettings:
-    """Where arq finds Redis; a Redis that restarts is waited for, a while."""
-    options = RedisSettings.from_dsn(settings.redis_dsn)
-    options.username = options.username and unquote(options.username)  # arq leaves them quoted
-    options.password = options.password and unquote(options.password)
-    options.retry = Retry(ExponentialBackoff(cap=RETRY_S, base=0.05), retries=5)
-    options.retry_on_error = [RedisConnectionError, RedisTimeoutError]
-    options.conn_retries = 0
-    return options
+def arq_redis(settings: Settings) -> ArqRedis:
+    """What arq uses of Redis. Commands are tried again for a while: arq ends at the first error."""
+    timeout_s = settings.redis_timeout_ms / 1000
+    pool = ConnectionPool.from_url(
+        settings.redis_dsn,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=Retry(ExponentialBackoff(cap=RETRY_S, base=0.05), retries=5),
+        retry_on_error=[RedisConnectionError, RedisTimeoutError],
+    )
+    return ArqRedis(
+        pool_or_conn=pool,
+        job_serializer=WorkerSettings.job_serializer,
+        job_deserializer=WorkerSettings.job_deserializer,
+        default_queue_name=WorkerSettings.queue_name,
+    )
 
 
 def make_worker(settings: Settings) -> Worker:
     """One arq worker; each partition can have a shift here, and one that is passing on."""
     return create_worker(
         dict(vars(WorkerSettings)),
-        redis_settings=redis_settings(settings),
+        redis_pool=arq_redis(settings),
         max_jobs=settings.partitions * 4 + 4,
         ctx={"settings": settings, "exit": AsyncExitStack()},
     )

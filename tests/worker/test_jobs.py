@@ -9,7 +9,6 @@ import time
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
-import arq
 import pytest
 
 from engine import keys
@@ -18,10 +17,12 @@ from tests import world
 from tests.engine.house import Shop
 from worker import drain, jobs
 from worker.jobs import Hands, hand_out_shifts, reconcile_all, shift
-from worker.main import WorkerSettings, redis_settings, serialize
+from worker.main import WorkerSettings, arq_redis, serialize
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+
+    import arq
 
     from tests.engine.house import House
 
@@ -29,14 +30,9 @@ if TYPE_CHECKING:
 @asynccontextmanager
 async def _queue(house: House) -> AsyncIterator[arq.ArqRedis]:
     """Arq's own client, as a worker has it."""
-    queue = await arq.create_pool(
-        redis_settings(house.settings),
-        default_queue_name=WorkerSettings.queue_name,
-        job_serializer=WorkerSettings.job_serializer,
-        job_deserializer=WorkerSettings.job_deserializer,
-    )
+    queue = arq_redis(house.settings)
     yield queue
-    await queue.aclose()
+    await queue.aclose(close_connection_pool=True)
 
 
 async def test_each_partition_once_a_tick(
