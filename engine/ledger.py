@@ -158,6 +158,15 @@ class Ledger:
         number: int = row["shift"]
         return number
 
+    async def end_frozen(self, *, older_than_s: float) -> list[int]:
+        """End our sessions whose process left them in a transaction; answers their pids.
+
+        Postgres does that itself where a session *idles* in its transaction. One whose process was
+        stopped between the messages of one statement (asyncpg prepares with a Flush, not a Sync)
+        does not idle, and would keep its locks for as long as the process is stopped.
+        """
+        return [row["pid"] for row in await self._fetch("end_frozen", older_than_s)]
+
     async def advance_epoch(self, partition: int, epoch: int) -> int | None:
         """Begin a recovery: the new epoch, or None if somebody else began one."""
         row = await self._fetchrow("advance_epoch", partition, epoch)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from engine.recovery import Stores
 
 TICK_S: Final = 2
+FROZEN_S: Final = 8.0
 FULL_EVERY_MINUTES: Final = 15
 RETRY_S: Final = 0.2
 
@@ -70,8 +71,13 @@ class Hands:
 
 
 async def hand_out_shifts(ctx: dict[str, Any]) -> None:
-    """At each tick, offer every partition to whoever is free."""
+    """At each tick, offer every partition to whoever is free, and free it from who is frozen."""
     stores: Stores = ctx["stores"]
+    try:
+        if pids := await stores.ledger.end_frozen(older_than_s=FROZEN_S):
+            log.warning("frozen_sessions_ended", pids=pids)
+    except LedgerAway as error:
+        log.warning("shifts_handed_out_blindly", reason=str(error))
     tick = int(time.time()) // TICK_S
     for partition in range(stores.partitions):
         await ctx["redis"].enqueue_job("shift", partition, _job_id=f"shift:{partition}:{tick}")

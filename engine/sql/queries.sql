@@ -38,6 +38,16 @@ SELECT p, epoch, state, mark_epoch, mark_seq, shift, false AS stale FROM lock_pa
 -- name: begin_shift
 UPDATE partitions SET shift = shift + 1, holder = $2 WHERE p = $1 RETURNING shift;
 
+-- name: end_frozen
+-- MATERIALIZED: beside the other conditions, the planner would try it on sessions of others.
+WITH frozen AS MATERIALIZED (
+    SELECT pid FROM pg_stat_activity
+    WHERE application_name = 'onsale' AND datname = current_database() AND usename = current_user
+        AND xact_start IS NOT NULL AND wait_event = 'ClientRead'
+        AND state_change < now() - make_interval(secs => $1)
+)
+SELECT pid FROM frozen WHERE pg_terminate_backend(pid);
+
 -- The drain's transaction. The events are locked in id order.
 
 -- name: lock_events
