@@ -348,14 +348,16 @@ async def test_epoch_is_given_out_once(shop: Shop) -> None:
 async def test_process_that_is_stopped_within_a_statement(shop: Shop) -> None:
     """Its session does not idle, so Postgres lets it keep its locks; we do not."""
     ledger = shop.ledger
-    async with ledger.connection() as frozen:
-        await frozen.execute("BEGIN")
-        await frozen.execute(f"SELECT lock_partition({shop.partition})")
-        await frozen.prepare("SELECT $1::int")  # ends with a Flush, as a process that is stopped
-        taking = asyncio.create_task(ledger.begin_shift(shop.partition, "ann's"))
-        await world.until(lambda: ledger.end_frozen(older_than_s=0.2))
-        await taking
-        frozen.terminate()
+    frozen = await asyncpg.connect(
+        shop.house.settings.postgres_dsn, server_settings={"application_name": "onsale"}
+    )
+    await frozen.execute("BEGIN")
+    await frozen.execute(f"SELECT lock_partition({shop.partition})")
+    await frozen.prepare("SELECT $1::int")  # ends with a Flush, as a process that is stopped
+    taking = asyncio.create_task(ledger.begin_shift(shop.partition, "ann's"))
+    await world.until(lambda: ledger.end_frozen(older_than_s=0.2))
+    await taking
+    frozen.terminate()
 
 
 async def test_process_that_works_is_not_taken_for_stopped(shop: Shop) -> None:
