@@ -77,7 +77,7 @@ def create() -> Application:
 def calm_the_garbage_collector() -> None:
     """Set aside what start-up made, and collect seldom: requests leave next to no cycles.
 
-    Measured: the 99th percentile fell from 30 ms to 8 ms and the processor time by a fifth.
+    A collection over all that was imported stops every request; after this there is next to none.
     """
     gc.collect()
     gc.freeze()
