@@ -157,7 +157,7 @@ class Recovery:
         except (RedisError, OSError) as error:
             raise RedisAway(f"partition {partition} cannot be recovered: {error}") from error
         metrics.RECOVERIES.inc()
-        say = log.info if new == FIRST_EPOCH else log.warning
+        say = log.debug if new == FIRST_EPOCH else log.warning
         say("recovered", partition=partition, epoch=new)
         return new
 
@@ -208,7 +208,7 @@ class Recovery:
                 try:
                     await redis.bgrewriteaof()
                 except ResponseError as error:  # another recovery was quicker, or a save runs
-                    log.info("aof_rewrite_waits", partition=partition, reason=str(error))
+                    log.debug("aof_rewrite_waits", partition=partition, reason=str(error))
             now_s = asyncio.get_running_loop().time()
             if now_s - heartbeat_s > HEARTBEAT_S:
                 heartbeat_s = now_s

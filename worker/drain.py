@@ -60,7 +60,7 @@ class Shift:
             except Superseded:
                 return
             except (Fenced, Gap) as error:
-                log.info("recovery_needed", partition=self._partition, reason=str(error))
+                log.debug("recovery_needed", partition=self._partition, reason=str(error))
                 epoch = await self._recovery.reopen(self._partition, epoch)
             except (LedgerBroken, Halted) as error:
                 log.critical("drain_halted", partition=self._partition, reason=str(error))
