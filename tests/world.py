@@ -244,8 +244,13 @@ class Sale(Stores):
         return sum(bool(about.search(line)) for line in lines)
 
     def kill(self, name: str, which: int = 0) -> None:
-        """Kill one of these processes, the way a machine does."""
-        os.kill(self.pids(name)[which], signal.SIGKILL)
+        """Kill one of these processes, the way a machine does.
+
+        Postgres is killed with its backends: they outlive the postmaster for a moment, and may
+        commit in it.
+        """
+        kill = os.killpg if name == "postgres" else os.kill
+        kill(self.pids(name)[which], signal.SIGKILL)
 
     @contextmanager
     def stopped(self, name: str) -> Iterator[None]:
