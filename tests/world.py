@@ -249,8 +249,13 @@ class Sale(Stores):
         Postgres is killed with its backends: they outlive the postmaster for a moment, and may
         commit in it.
         """
-        kill = os.killpg if name == "postgres" else os.kill
-        kill(self.pids(name)[which], signal.SIGKILL)
+        pid = self.pids(name)[which]
+        with_it = []
+        if name == "postgres":
+            os.kill(pid, signal.SIGSTOP)  # so that it makes no more of them
+            with_it = children_of(pid)
+        for each in (pid, *with_it):
+            os.kill(each, signal.SIGKILL)
 
     @contextmanager
     def stopped(self, name: str) -> Iterator[None]:
