@@ -254,7 +254,7 @@ class Sale(Stores):
         if name == "postgres":
             os.kill(pid, signal.SIGSTOP)  # so that it makes no more of them
             with_it = children_of(pid)
-        for each in (pid, *with_it):
+        for each in (*with_it, pid):
             os.kill(each, signal.SIGKILL)
 
     @contextmanager
