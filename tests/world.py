@@ -9,14 +9,16 @@ import re
 import signal
 import subprocess
 import sys
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
 import asyncpg
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+
+from bench.caller import Caller
+from bench.drill.stack import children_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -31,96 +33,11 @@ def environment(**more: str) -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k not in NAMED} | more
 
 
-def children_of(parent: int) -> list[int]:
-    """The processes that a process has started."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            fields = stat.read_text().rpartition(")")[2].split()
-            if int(fields[1]) == parent:
-                found.append(int(stat.parent.name))
-    return found
-
-
 async def until(fact: Callable[[], Awaitable[object]], *, within_s: float = BOUND_S) -> None:
     """Wait for a fact; looking for it is all that takes time."""
     async with asyncio.timeout(within_s):
         while not await fact():  # noqa: ASYNC110 - the fact is in another process
             await asyncio.sleep(0.01)
-
-
-class Answer(NamedTuple):
-    """An answer of the API."""
-
-    status: int
-    headers: dict[str, str]
-    body: Any
-
-
-class Caller:
-    """A client of the API with one connection that it keeps."""
-
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        self._host, self._port = parts.hostname, parts.port
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.hang_up()
-
-    def hang_up(self) -> None:
-        """Close the connection."""
-        if self._streams:
-            self._streams[1].close()
-        self._streams = None
-
-    async def call(self, method: str, path: str, body: object = None, **headers: str) -> Answer:
-        """Make one call. An OSError or EOFError means that the answer was lost."""
-        try:
-            return await self._call(method, path, body, headers)
-        except BaseException:
-            self.hang_up()
-            raise
-
-    async def _call(self, method: str, path: str, body: object, headers: dict[str, str]) -> Answer:
-        if self._streams is None:
-            self._streams = await asyncio.open_connection(self._host, self._port)
-        reader, writer = self._streams
-        content = b"" if body is None else json.dumps(body).encode()
-        lines = [f"{method} {path} HTTP/1.1", "Host: onsale", f"Content-Length: {len(content)}"]
-        if content:
-            lines.append("Content-Type: application/json")
-        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-        writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + content)
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-        named = dict(line.lower().split(": ", 1) for line in head[1:] if line)
-        text = await reader.readexactly(int(named.get("content-length", 0)))
-        if named.get("connection") == "close":
-            self.hang_up()
-        return Answer(int(head[0].split()[1]), named, json.loads(text) if text else None)
-
-    async def reserve(self, event_id: int, user_id: str, **headers: str) -> Answer:
-        """Ask for a seat."""
-        body = {"event_id": event_id, "user_id": user_id}
-        return await self.call("POST", "/api/bookings/reserve", body, **headers)
-
-    async def cancel(self, booking_id: int, **headers: str) -> Answer:
-        """Give a seat back."""
-        return await self.call("DELETE", f"/api/bookings/{booking_id}", **headers)
-
-    async def read(self, booking_id: int) -> Answer:
-        """Read a booking."""
-        return await self.call("GET", f"/api/bookings/{booking_id}")
-
-    async def available(self, event_id: int) -> int:
-        """How many seats of an event are left."""
-        answer = await self.call("GET", f"/api/events/{event_id}")
-        assert answer.status == 200, answer
-        seats: int = answer.body["available_seats"]
-        return seats
 
 
 class Stores:

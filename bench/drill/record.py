@@ -53,7 +53,7 @@ class Facts(msgspec.Struct, kw_only=True):
 
     Attributes:
         seed: of the round.
-        faults: their names, in the order in which they were injected.
+        faults: the names of those that struck.
         events: seats by event id.
         lossy: Redis may have lost what was not yet in the ledger.
         hands_in_ledger: people changed rows or events in Postgres; the ledger may then reject
@@ -68,8 +68,8 @@ class Facts(msgspec.Struct, kw_only=True):
     """
 
     seed: int
-    faults: list[str]
     events: dict[int, Seats]
+    faults: list[str] = msgspec.field(default_factory=list)
     lossy: bool = False
     hands_in_ledger: bool = False
     touched: set[tuple[int, str]] = msgspec.field(default_factory=set)

@@ -16,7 +16,8 @@ from tests import world
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
-    from tests.world import Answer, Caller, Sale
+    from bench.caller import Answer, Caller
+    from tests.world import Sale
 
 BREATH_S = 0.02
 

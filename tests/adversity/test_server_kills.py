@@ -12,7 +12,8 @@ from tests.adversity.customers import Customer, balance, rush
 from tests.world import LONG
 
 if TYPE_CHECKING:
-    from tests.world import Answer, Caller, Sale
+    from bench.caller import Answer, Caller
+    from tests.world import Sale
 
 KILLS = 5 if LONG else 2
 RESUMES_S = 5.0

@@ -19,7 +19,8 @@ from tests import world
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tests.world import Answer, Sale
+    from bench.caller import Answer
+    from tests.world import Sale
 
 FOLLOWS_S = 1.0
 CROWD = 8

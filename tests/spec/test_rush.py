@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from tests.world import LONG
 
 if TYPE_CHECKING:
-    from tests.world import Answer, Sale
+    from bench.caller import Answer
+    from tests.world import Sale
 
 ROUNDS = 5 if LONG else 1
 
