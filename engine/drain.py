@@ -46,9 +46,11 @@ log = get_logger(__name__)
 
 
 class Taken(NamedTuple):
-    """What one transaction took: the numbers beyond ``after`` up to ``to``.
+    """What one transaction took: each number beyond ``after`` up to ``to``.
 
-    ``rejected`` has what the ledger refused and Redis must take back; ``dead`` the items set aside.
+    Where a recovery met a hole in the log, ``after`` is its end: who waits for a number before it
+    must ask the ledger. ``rejected`` has what the ledger refused and Redis must take back; ``dead``
+    the items set aside.
     """
 
     after: Number
@@ -122,7 +124,7 @@ class Drain:
                 if len(batch) > 1:
                     raise LedgerRefuses("there is poison in the batch")
                 raise LedgerRefuses("no script can have written this entry")
-            await self._follow(locked, after, batch, recovering=shift is None)
+            after = await self._follow(locked, after, batch, recovering=shift is None)
             seats = await locked.seats({item.event_id for item in batch})
             held = await locked.held({(item.event_id, item.user_id) for item in batch})
             ruling = rule(batch, partition=self.partition, seats=seats, held=held)
@@ -142,7 +144,7 @@ class Drain:
             if item.number.epoch >= epoch and shift is None:
                 to = after  # beyond the epoch that is being opened: a hand wrote it
             else:
-                await self._follow(locked, after, [item], recovering=shift is None)
+                after = await self._follow(locked, after, [item], recovering=shift is None)
                 await locked.set_mark(self.partition, item.number)
                 to = item.number
             known = item.number.epoch <= MAX_EPOCH and item.kind != "poison"
@@ -168,21 +170,27 @@ class Drain:
 
     async def _follow(
         self, locked: Locked, after: Number, batch: Sequence[Item], *, recovering: bool
-    ) -> None:
-        """See that each number follows the one before; a recovery notes what is missing."""
+    ) -> Number:
+        """See that each number follows the one before; a recovery notes what is missing.
+
+        Answers the number from which on nothing is missing.
+        """
         last = after
         for item in batch:
             number = item.number
-            expected = last.seq + 1 if number.epoch == last.epoch else 1
-            if number.seq != expected or (number.epoch != last.epoch and not recovering):
+            if number != Number(last.epoch, last.seq + 1):
                 if not recovering:
                     raise Gap(self.partition, after=last, found=number)
-                await locked.note_gap(self.partition, number.epoch, expected, number.seq - 1)
-                log.error(
-                    "gap", partition=self.partition, epoch=number.epoch,
-                    first_seq=expected, last_seq=number.seq - 1,
-                )  # fmt: skip
+                after = Number(number.epoch, number.seq - 1)
+                first = last.seq + 1 if number.epoch == last.epoch else 1
+                if first < number.seq:
+                    await self._note_gap(locked, Number(number.epoch, first), after)
             last = number
+        return after
+
+    async def _note_gap(self, locked: Locked, first: Number, last: Number) -> None:
+        await locked.note_gap(self.partition, first.epoch, first.seq, last.seq)
+        log.error("gap", partition=self.partition, first=str(first), last=str(last))
 
     async def _tell(self, scripts: Scripts, taken: Taken) -> None:
         """After the commit: give rejected seats back, tell who waits, let Redis forget."""

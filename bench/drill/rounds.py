@@ -6,7 +6,9 @@ import asyncio
 import random
 from collections import Counter
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from bench.drill import record
 from bench.drill.checker import judge
@@ -32,7 +34,7 @@ UNHEALED: Final = 0
 """The number of the promise that whatever is broken heals by itself."""
 
 
-class Result(NamedTuple):
+class Result(msgspec.Struct, frozen=True):
     """What came of a round."""
 
     seed: int

@@ -173,7 +173,6 @@ class Stack:
 
     async def in_redis(self, *command: str | int | bytes) -> Any:
         """One command by hand, once Redis is there to take it."""
-
         reply: Any = None
 
         async def ask() -> bool:
@@ -194,7 +193,6 @@ class Stack:
         Raises:
             asyncpg.IntegrityConstraintViolationError: the ledger refuses it.
         """
-
         rows: list[asyncpg.Record] = []
 
         async def ask() -> bool:
@@ -217,7 +215,7 @@ class Stack:
     def settings(self) -> Settings:
         """The settings of a command that is run by hand, past the proxies."""
         return Settings(
-            _env_file=None,  # type: ignore[call-arg] - pydantic-settings takes it
+            _env_file=None,  # type: ignore[call-arg]
             redis_url=self.redis.url,
             database_url=self.postgres.url,
             partitions=PARTITIONS,

@@ -183,6 +183,18 @@ async def test_gaps_are_noted_and_read_as_lost(shop: Shop) -> None:
     ]
 
 
+async def test_nobody_is_told_that_a_gap_was_drained(shop: Shop) -> None:
+    """What is published begins after the hole, so that who waits in it asks the ledger."""
+    event_id = await shop.open_event(10)
+    for user in ("ann", "bob", "cid", "dan"):
+        await shop.reserve(event_id, user)
+    await shop.redis.xdel(keys.outbox(shop.partition), "1-2")
+    async with shop.heard() as heard:
+        await shop.recovery.reopen(shop.partition, 1)
+    assert [(message.after, message.to) for message in heard] == [((1, 2), (1, 4))]
+
+
+
 async def test_entry_of_an_epoch_that_is_to_come(shop: Shop) -> None:
     """A hand wrote it: it is set aside, and the new epoch begins with a stream that takes it."""
     await shop.redis.xadd(keys.outbox(shop.partition), {"by": "hand"}, f"{MAX_EPOCH + 1}-7")
