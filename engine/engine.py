@@ -55,6 +55,7 @@ from engine.recovery import Recovery, check_servers, redis_client
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Coroutine
 
+    from engine.scripts import Look
     from engine.settings import Settings
 
 T = TypeVar("T")
@@ -65,6 +66,7 @@ COMMAND_S: Final = 2.0
 """A caller waits no longer for a Postgres that hangs."""
 RETRY_S: Final = 0.2
 HEALTH_CHECK_S: Final = 5
+ENTRIES_A_READ: Final = 100
 
 log = get_logger(__name__)
 
@@ -428,31 +430,47 @@ class Engine:
     async def _on_its_way(self, booking: int, item: Item) -> Booking:
         """A booking that is in the outbox and not in the ledger: pending, or cancelled since."""
         lane = self._lanes[item.event_id % self._partitions]
-        with contextlib.suppress(Unavailable, Fenced, Dirty):
-            look = await lane.look(item.event_id, item.user_id)
-            held = look is None or look.held == item.number
-            status = Status.PENDING if held else Status.CANCELLED
-            event = Event(item.event_id, look.name, look.total) if look else None
-            return Booking(booking, item.event_id, item.user_id, item.at_ms, status, event=event)
-        return Booking(booking, item.event_id, item.user_id, item.at_ms, Status.PENDING)
+        found = Booking(booking, item.event_id, item.user_id, item.at_ms, Status.PENDING)
+        with contextlib.suppress(Unavailable):
+            look = await self._look(lane, item.event_id, item.user_id)
+            if look:
+                event = Event(item.event_id, look.name, look.total)
+                status = Status.PENDING if look.held == item.number else Status.CANCELLED
+                return found._replace(status=status, event=event)
+            if await self._cancel_follows(lane, item.number, item.number):
+                return found._replace(status=Status.CANCELLED)
+        return found
 
     async def _unless_cancelled(self, found: Booking, number: Number) -> Booking:
         """A booking of the ledger, unless its cancel is on the way."""
         if found.status is not Status.CONFIRMED:
             return found
         lane = self._lanes[found.event_id % self._partitions]
-        with contextlib.suppress(Unavailable, Fenced, Dirty):
-            look = await lane.look(found.event_id, found.user_id)
-            if look is None or look.held == number:
+        with contextlib.suppress(Unavailable):
+            look = await self._look(lane, found.event_id, found.user_id)
+            if look and look.held == number:
                 return found
             mark = (await self._ledger.partition(lane.partition)).mark
-            reader = Outbox(self._redis, lane.partition)
-            while items := await reader.read(mark, count=100):
-                if any(item.booking == number for item in items):
-                    return found._replace(status=Status.CANCELLED)
-                mark = items[-1].number
+            if await self._cancel_follows(lane, mark, number):
+                return found._replace(status=Status.CANCELLED)
             return await self._ledger.booking(found.id) or found
         return found
+
+    @staticmethod
+    async def _look(lane: Lane, event_id: int, user_id: str) -> Look | None:
+        """What Redis has of an event and a user, if it can be believed now."""
+        with contextlib.suppress(Fenced, Dirty):
+            return await lane.look(event_id, user_id)
+        return None
+
+    async def _cancel_follows(self, lane: Lane, after: Number, booking: Number) -> bool:
+        """Whether the outbox has a cancel of a booking beyond a number."""
+        reader = Outbox(self._redis, lane.partition)
+        while items := await reader.read(after, count=ENTRIES_A_READ):
+            if any(item.booking == booking for item in items):
+                return True
+            after = items[-1].number
+        return False
 
     # In the background
 

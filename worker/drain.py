@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from engine.drain import Drain
+    from engine.model import Number
     from engine.recovery import Stores
 
 T = TypeVar("T")
@@ -79,14 +80,20 @@ class Shift:
         while loop.time() < until_s:
             step = self._drain.once(scripts, mark, shift=number, block_ms=BLOCK_MS)
             drained = await _finished(step)
-            if drained == mark:  # an idle shift learns here that a later one began
-                row = await self._ledger.partition(self._partition)
-                if row.shift != number:
-                    raise Superseded(f"partition {self._partition} has another shift")
-                if row.epoch != epoch:
-                    raise Fenced(self._partition, epoch)
-                drained = row.mark
-            mark = drained
+            mark = drained if drained > mark else await self._look_round(scripts, mark, number)
+
+    async def _look_round(self, scripts: Scripts, mark: Number, number: int) -> Number:
+        """What an idle shift must learn: of a later one, another epoch, numbers that vanished."""
+        expected = mark._replace(seq=mark.seq + 1)
+        seq, *entries = await scripts.call(self._redis, scripts.find(expected))
+        row = await self._ledger.partition(self._partition)
+        if row.shift != number:
+            raise Superseded(f"partition {self._partition} has another shift")
+        if row.epoch != scripts.epoch:
+            raise Fenced(self._partition, scripts.epoch)
+        if seq > row.mark.seq and not entries:
+            raise Gap(self._partition, after=row.mark, found="nothing")
+        return row.mark
 
 
 async def _finished(step: Coroutine[Any, Any, T]) -> T:

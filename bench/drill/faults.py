@@ -75,24 +75,30 @@ class Scene(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """A fault by name. A round has at most one at each place, ``hands`` apart."""
+    """A fault by name. A round has at most one at each place, ``hands`` and ``network`` apart.
+
+    ``lossy``: Redis may lose what it has told nobody else. ``blinds``: for a while Redis cannot be
+    asked, or knows less than it did. ``splits``: for a while two of them answer.
+    """
 
     name: str
     strike: Callable[[Scene], Awaitable[None]]
     place: Place
     lossy: bool
+    blinds: bool
+    splits: bool
 
 
 FAULTS: dict[str, Fault] = {}
 
 
 def fault(
-    name: str, place: Place, *, lossy: bool = False
+    name: str, place: Place, *, lossy: bool = False, blinds: bool = False, splits: bool = False
 ) -> Callable[[Callable[[Scene], Awaitable[None]]], Callable[[Scene], Awaitable[None]]]:
-    """Enter a fault into the table; ``lossy``: Redis may lose what it has told nobody else."""
+    """Enter a fault into the table."""
 
     def enter(strike: Callable[[Scene], Awaitable[None]]) -> Callable[[Scene], Awaitable[None]]:
-        FAULTS[name] = Fault(name, strike, place, lossy)
+        FAULTS[name] = Fault(name, strike, place, lossy, blinds or lossy, splits)
         return strike
 
     return enter
@@ -200,7 +206,8 @@ async def freeze_a_worker(scene: Scene) -> None:
     ways = {name: scene.stack.to_postgres[name] for name in WORKERS}
     name = await caught(ways, (b"COMMIT",), freeze, mute=True)
     await asyncio.sleep(FROZEN_S)
-    os.kill(scene.stack.programs[name].pid, signal.SIGCONT)
+    with suppress(ProcessLookupError):  # something else may have killed it
+        os.kill(scene.stack.programs[name].pid, signal.SIGCONT)
 
 
 @fault("clock", "redis", lossy=True)
@@ -264,12 +271,13 @@ async def kill_redis(scene: Scene) -> None:
         pass
 
 
-@fault("redis-pause", "redis")
+@fault("redis-pause", "redis", blinds=True)
 async def pause_redis(scene: Scene) -> None:
     """Redis says nothing for longer than anybody waits, and goes on as if nothing had been."""
     os.kill(scene.stack.redis.pid, signal.SIGSTOP)
     await asyncio.sleep(AWAY_S)
-    os.kill(scene.stack.redis.pid, signal.SIGCONT)
+    with suppress(ProcessLookupError):
+        os.kill(scene.stack.redis.pid, signal.SIGCONT)
 
 
 @fault("redis-aof-cut", "redis", lossy=True)
@@ -337,7 +345,7 @@ async def trim_the_outbox(scene: Scene) -> None:
         await asyncio.sleep(BEAT_S)
 
 
-@fault("redis-script-flush", "hands")
+@fault("redis-script-flush", "hands", blinds=True)
 async def flush_scripts(scene: Scene) -> None:
     """Redis forgets the scripts."""
     for _ in range(2):
@@ -353,7 +361,7 @@ async def use_memory_up(scene: Scene) -> None:
     await scene.stack.in_redis("CONFIG", "SET", "maxmemory", "0")
 
 
-@fault("redis-promote", "redis", lossy=True)
+@fault("redis-promote", "redis", lossy=True, splits=True)
 async def promote_a_lagging_replica(scene: Scene) -> None:
     """A replica that lags is promoted; the old master answers some for a while; then all back."""
     stack = scene.stack
@@ -424,7 +432,8 @@ async def pause_postgres(scene: Scene) -> None:
         os.kill(pid, signal.SIGSTOP)
     await asyncio.sleep(PAUSED_S)
     for pid in frozen:
-        os.kill(pid, signal.SIGCONT)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 @fault("pg-immediate", "postgres")
@@ -533,7 +542,7 @@ async def swell(stack: Stack) -> None:
 # The network
 
 
-@fault("answer-of-script-lost", "network")
+@fault("answer-of-script-lost", "network", blinds=True)
 async def swallow_a_script(scene: Scene) -> None:
     """Redis has decided, and the answer never comes."""
     ways = {name: scene.stack.to_redis[name] for name in APIS}
@@ -549,7 +558,7 @@ async def swallow_a_commit(scene: Scene) -> None:
         await caught(ways, (b"COMMIT",), nothing, at_answer=True)
 
 
-@fault("net-delay", "network")
+@fault("net-delay", "network", blinds=True)
 async def delay(scene: Scene) -> None:
     """Some ways are slow."""
     for proxy in scene.dice.sample(scene.stack.proxies(), 4):
@@ -559,7 +568,7 @@ async def delay(scene: Scene) -> None:
         proxy.delay_s = 0.0
 
 
-@fault("net-cut", "network")
+@fault("net-cut", "network", blinds=True)
 async def cut(scene: Scene) -> None:
     """Some programs cannot connect to a server."""
     chosen = scene.dice.sample(scene.stack.proxies(), 3)
@@ -571,7 +580,7 @@ async def cut(scene: Scene) -> None:
         proxy.refusing = False
 
 
-@fault("net-drop", "network")
+@fault("net-drop", "network", blinds=True)
 async def drop(scene: Scene) -> None:
     """What some programs say, and are told, is lost without a word."""
     chosen = scene.dice.sample(scene.stack.proxies(), 2)

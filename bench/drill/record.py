@@ -58,6 +58,11 @@ class Facts(msgspec.Struct, kw_only=True):
         lossy: Redis may have lost what was not yet in the ledger.
         hands_in_ledger: people changed rows or events in Postgres; the ledger may then reject
             what Redis accepted.
+        blind: from when to when (monotonic seconds) Redis could not be asked by everyone, or had
+            just lost what it knew. A booking is then read as the ledger has it, which may not have
+            heard of a cancel that was answered 202.
+        split: from when to when two Redis answered. A refusal may then be of the one that was
+            master before.
         touched: (event, user) whose rows people changed themselves.
         edited: events whose keys in Redis people changed, or may have.
         poisoned: how many entries of nonsense were written into outboxes.
@@ -72,6 +77,8 @@ class Facts(msgspec.Struct, kw_only=True):
     faults: list[str] = msgspec.field(default_factory=list)
     lossy: bool = False
     hands_in_ledger: bool = False
+    blind: list[tuple[float, float]] = msgspec.field(default_factory=list)
+    split: list[tuple[float, float]] = msgspec.field(default_factory=list)
     touched: set[tuple[int, str]] = msgspec.field(default_factory=set)
     edited: set[int] = msgspec.field(default_factory=set)
     poisoned: int = 0

@@ -30,6 +30,8 @@ MOST_AT_ONCE: Final = 4
 SALE_S: Final = 2.0
 LATEST_START_S: Final = 0.8
 AFTERMATH_S: Final = 0.7
+ECHO_S: Final = 1.0
+"""How long a call may still be under way that saw the fault."""
 UNHEALED: Final = 0
 """The number of the promise that whatever is broken heals by itself."""
 
@@ -113,9 +115,16 @@ async def _sell(scene: Scene, crowd: Crowd, chosen: list[Fault]) -> None:
 
 async def _strike(chosen: Fault, scene: Scene) -> None:
     await asyncio.sleep(scene.dice.uniform(0, LATEST_START_S))
+    now_s = asyncio.get_running_loop().time
+    begun_s = now_s()
     with suppress(Missed):
         await chosen.strike(scene)
         scene.facts.faults.append(chosen.name)
+    lasted = (begun_s, now_s() + ECHO_S)
+    if chosen.blinds:
+        scene.facts.blind.append(lasted)
+    if chosen.splits:
+        scene.facts.split.append(lasted)
 
 
 async def _heal(stack: Stack) -> None:

@@ -313,3 +313,21 @@ async def test_a_deleted_event_is_not_sold_any_more(sale: Sale) -> None:
         assert again.status == 201
         assert again.body["id"] > booking
     await sale.count_seats()
+
+
+async def test_a_cancel_on_its_way_is_seen_without_the_event_in_redis(sale: Sale) -> None:
+    """Also while the ledger knows of the booking alone, or of neither."""
+    event_id = await sale.open_event(3)
+    partition = event_id % sale.partitions
+    async with sale.caller() as caller, sale.redis() as redis:
+        known = (await caller.reserve(event_id, "ann")).body["id"]
+        with sale.stopped("worker"):
+            new = (await caller.reserve(event_id, "bob", prefer="respond-async")).body["id"]
+            for booking in (known, new):
+                answer = await caller.cancel(booking, prefer="respond-async")
+                assert answer.status == 202, answer
+            await redis.delete(f"onsale:{{{partition}}}:event:{event_id}")
+            for booking in (known, new):
+                answer = await caller.read(booking)
+                assert (answer.status, answer.body["code"]) == (410, "booking_cancelled"), answer
+        await sale.count_seats()

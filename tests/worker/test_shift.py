@@ -164,6 +164,16 @@ async def test_recovers_from_a_gap(shop: Shop) -> None:
     assert await shop.fate(lost) == ("lost", None)
 
 
+async def test_recovers_from_a_gap_that_nothing_follows(shop: Shop) -> None:
+    """An outbox that somebody emptied is found out though nothing more is sold."""
+    event_id = await shop.open_event(5)
+    (lost,) = await shop.reserve(event_id, "ann")
+    await shop.redis.xtrim(keys.outbox(shop.partition), maxlen=0, approximate=False)
+    async with _shift(shop):
+        await _drained(shop, Number(2, 0))
+    assert await shop.fate(lost) == ("lost", None)
+
+
 async def test_halts_for_a_person(shop: Shop) -> None:
     """Too many dead letters end the shift, and what is left waits in the outbox."""
     event_id = await shop.open_event(50)
