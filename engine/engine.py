@@ -245,10 +245,12 @@ class Engine:
             return await self._unless_cancelled(found, number)
         if fate is Status.PENDING and item:
             return await self._on_its_way(booking, item)
-        given = number.epoch == last.epoch and number <= last
-        lost = fate is Status.LOST or (fate is Status.PENDING and given)
-        # Else a cancel has that number, or a hand removed the row, or nobody was given it.
-        return _lost(booking) if lost else None
+        if fate is Status.PENDING and number.epoch == last.epoch and number <= last:
+            # It was given out, the ledger has not passed it, and the outbox has it no more: a gap.
+            await self._reopen(partition, last.epoch)
+            fate, found = await self._in_ledger(booking)
+        # Unless lost: a cancel has that number, or a hand removed the row, or nobody was given it.
+        return _lost(booking) if fate is Status.LOST else found
 
     async def event(self, event_id: int) -> Availability | None:
         """Read an event and its seats, as of this instant; without Redis, as of the ledger."""
@@ -437,7 +439,7 @@ class Engine:
                 event = Event(item.event_id, look.name, look.total)
                 status = Status.PENDING if look.held == item.number else Status.CANCELLED
                 return found._replace(status=status, event=event)
-            if await self._cancel_follows(lane, item.number, item.number):
+            if await self._cancel_follows(lane, item.number):
                 return found._replace(status=Status.CANCELLED)
         return found
 
@@ -446,12 +448,11 @@ class Engine:
         if found.status is not Status.CONFIRMED:
             return found
         lane = self._lanes[found.event_id % self._partitions]
-        with contextlib.suppress(Unavailable):
+        with contextlib.suppress(RedisAway):
             look = await self._look(lane, found.event_id, found.user_id)
             if look and look.held == number:
                 return found
-            mark = (await self._ledger.partition(lane.partition)).mark
-            if await self._cancel_follows(lane, mark, number):
+            if await self._cancel_follows(lane, number):
                 return found._replace(status=Status.CANCELLED)
             return await self._ledger.booking(found.id) or found
         return found
@@ -463,9 +464,9 @@ class Engine:
             return await lane.look(event_id, user_id)
         return None
 
-    async def _cancel_follows(self, lane: Lane, after: Number, booking: Number) -> bool:
-        """Whether the outbox has a cancel of a booking beyond a number."""
-        reader = Outbox(self._redis, lane.partition)
+    async def _cancel_follows(self, lane: Lane, booking: Number) -> bool:
+        """Whether the outbox has a cancel of a booking, drained already or not."""
+        reader, after = Outbox(self._redis, lane.partition), booking
         while items := await reader.read(after, count=ENTRIES_A_READ):
             if any(item.booking == booking for item in items):
                 return True
