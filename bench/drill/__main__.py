@@ -14,13 +14,13 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedC
 from rich.table import Table
 
 from bench.drill.faults import FAULTS, Fault
+from bench.drill.report import HEAD, rows
 from bench.drill.rounds import Result, draw, play
 from bench.drill.stack import Stack
 from engine.log import configure
 from engine.settings import Settings
 
 BROKEN: Final = 1
-KINDS: Final = ("201", "202", "409", "503", "no answer", "lost")
 WIDTH: Final = 120
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -60,15 +60,16 @@ def drill(  # noqa: PLR0913 - the options of a command
     configure(Settings(log_level="error"))
     with tempfile.TemporaryDirectory(prefix="onsale-drill-") as folder:
         drawn = {each: draw(each, chosen, alone=alone) for each in range(seed, seed + rounds)}
-        played = asyncio.run(run(keep or Path(folder), drawn, until_broken=until_broken))
+        system = run(keep or Path(folder), drawn, results, until_broken=until_broken)
+        played = asyncio.run(system)
     show(played)
-    if results:
-        results.write_bytes(msgspec.json.format(msgspec.json.encode(played)))
     raise typer.Exit(BROKEN if any(each.violations for each in played) else 0)
 
 
-async def run(folder: Path, drawn: dict[int, list[Fault]], *, until_broken: bool) -> list[Result]:
-    """Play a round for each seed, all on one system."""
+async def run(
+    folder: Path, drawn: dict[int, list[Fault]], results: Path | None, *, until_broken: bool
+) -> list[Result]:
+    """Play a round for each seed, all on one system; the results are written after each."""
     played: list[Result] = []
     columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
     progress = Progress(*columns, console=Console(stderr=True))
@@ -80,6 +81,7 @@ async def run(folder: Path, drawn: dict[int, list[Fault]], *, until_broken: bool
                 progress.update(task, description=what)
                 result = await play(stack, seed, faults, folder / f"round-{seed}")
                 played.append(result)
+                _write(played, results)
                 progress.advance(task)
                 for violation in result.violations:
                     text = f"{what}\n  breaks {violation.invariant}: {violation.sentence}"
@@ -89,27 +91,22 @@ async def run(folder: Path, drawn: dict[int, list[Fault]], *, until_broken: bool
     return played
 
 
+def _write(played: list[Result], results: Path | None) -> None:
+    if results:
+        results.write_bytes(msgspec.json.format(msgspec.json.encode(played)))
+
+
 def show(played: list[Result]) -> None:
     """Print a table: what became of the rounds in which each fault struck."""
-    table = Table("fault", "rounds", "calls", *KINDS, "healed in, at most", "broken")
-    of_each = {name: [each for each in played if name in each.faults] for name in FAULTS}
-    for name, of_it in [*of_each.items(), ("all", played)]:
-        if of_it:
-            table.add_row(name, *_row(of_it))
+    table = Table(*HEAD)
+    for row in rows(played, list(FAULTS)):
+        table.add_row(*row)
     Console(width=max(Console().width, WIDTH)).print(table)
     seconds = sum(each.seconds for each in played)
     broken = ", ".join(str(each.seed) for each in played if each.violations)
     typer.echo(
         f"{len(played)} rounds in {seconds:.0f} s; seeds that broke a promise: {broken or 'none'}"
     )
-
-
-def _row(played: list[Result]) -> list[str]:
-    sums = [sum(each.counts.get(kind, 0) for each in played) for kind in KINDS]
-    calls = sum(sum(each.counts.values()) - each.counts["lost"] for each in played)
-    healing_s = max(each.healing_s for each in played)
-    broken = sum(bool(each.violations) for each in played)
-    return [*map(str, [len(played), calls, *sums]), f"{healing_s:.1f} s", str(broken)]
 
 
 app()
