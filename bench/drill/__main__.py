@@ -109,4 +109,4 @@ def show(played: list[Result]) -> None:
     )
 
 
-app()
+app(prog_name="onsale drill")

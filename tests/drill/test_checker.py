@@ -195,6 +195,16 @@ PASSED_ON: dict[str, Any] = {"rows": {B: "bob"}, "ended": ended(cancelled=A)}
             BOTH,
             id="the grant was not answered, and was seen",
         ),
+        pytest.param(
+            [
+                reserve("ann", 1, A, key="k"),
+                reserve("bob", 2, B),
+                cancel(B, 4),
+                reserve("ann", 5, A, key="k"),
+            ],
+            {"rows": {A: "ann"}, "ended": ended(cancelled=B)},
+            id="one was answered twice",
+        ),
     ],
 )
 def test_1_no_seat_is_sold_twice_at_once(calls: list[Call], left: dict[str, Any]) -> None:
@@ -217,13 +227,20 @@ def test_1_seat_passes_on_when_a_cancel_begins(given_back: Call) -> None:
     [
         pytest.param([], {"lossy": True}, id="lost"),
         pytest.param(ended(rejected=A), {"hands_in_ledger": True}, id="rejected"),
-        pytest.param([], {"touched": {(EVENT, "ann")}}, id="touched"),
     ],
 )
 def test_1_what_came_to_nothing_does_not_count(gone: list[EndedRow], more: dict[str, Any]) -> None:
-    """Lost, refused by the ledger, or taken away by hand."""
+    """Lost, or refused by the ledger."""
     calls = [reserve("ann", 1, A, 202), reserve("bob", 2, B)]
     assert broken(*calls, rows={B: "bob"}, ended=gone, given=facts(1, **more)) == set()
+
+
+@pytest.mark.parametrize("more", [{"touched": {(EVENT, "ann")}}, {"edited": {EVENT}}])
+def test_1_what_hands_did_does_not_count(more: dict[str, Any]) -> None:
+    """Who lost his row to a hand, or was put into Redis by one."""
+    calls = [refused("ann", 1, "already_booked", A), reserve("bob", 2, B)]
+    final = [last(A, 404), last(B)]
+    assert broken(*calls, rows={B: "bob"}, final=final, given=facts(1, **more)) == set()
 
 
 def test_1_says_when_and_who() -> None:
