@@ -3,7 +3,7 @@
 --
 -- Fenced: the loader puts `local EPOCH = '…'` after the first line, with the partition's name.
 --
--- KEYS[1] log     hash    epoch, seq, acked
+-- KEYS[1] log     hash    epoch, seq, acked, master
 -- KEYS[2] outbox  stream  what the ledger must learn
 -- KEYS[3] event   hash    epoch, total, left
 -- KEYS[4] users   hash    user -> "epoch-seq", then "|fingerprint" if a key was sent
@@ -14,7 +14,7 @@
 -- ARGV[4+n ..]    for each user who sent an Idempotency-Key: his place (1 to n), fingerprint
 --
 -- Answers one word for the whole batch, and writes nothing:
---   "fenced"      another epoch, or no outbox, or numbers used up: recover
+--   "fenced"      another epoch or master, or no outbox, or numbers used up: recover
 --   "cold"        the event is not loaded in this epoch: hydrate
 --   "dirty"       left is not total - HLEN(users): close, then hydrate
 --   "overloaded"  the ledger is too far behind
@@ -32,12 +32,16 @@ local event_id, bound, count = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local FIRST = 4
 
 -- read
-local epoch, seq, acked = unpack(redis.call('HMGET', log, 'epoch', 'seq', 'acked'))
+local epoch, seq, acked, master = unpack(redis.call('HMGET', log,
+  'epoch', 'seq', 'acked', 'master'))
 local event_epoch, total, left = unpack(redis.call('HMGET', event, 'epoch', 'total', 'left'))
 seq, acked, total, left = tonumber(seq), tonumber(acked), tonumber(total), tonumber(left)
 
 -- refuse
 if epoch ~= EPOCH or not seq or not acked or seq + count > 4294967295 then return 'fenced' end
+if not string.find(redis.call('INFO', 'replication'), master or '?', 1, true) then
+  return 'fenced'  -- it was demoted, given an older state, and promoted again: scripts and all
+end
 if event_epoch ~= EPOCH then return 'cold' end
 if not total or not left or left + redis.call('HLEN', users) ~= total then return 'dirty' end
 if seq - acked >= bound then return 'overloaded' end

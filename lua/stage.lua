@@ -7,7 +7,7 @@
 -- KEYS[2] lease    string  the holder's token
 -- KEYS[3] staging  hash    user -> "epoch-seq"
 -- ARGV[1] token of the lease
--- ARGV[2] how long lease and staging last from now, in ms
+-- ARGV[2] how long the lease lasts from now, in ms
 -- ARGV[3 ..] user, number, user, number ...: at most 500 pairs
 --
 -- Answers a word:
@@ -19,15 +19,16 @@
 --   5f3a 10000 ann 3-8   ->   "staged"
 assert(#KEYS == 3 and #ARGV >= 4 and #ARGV % 2 == 0)
 local log, lease, staging = KEYS[1], KEYS[2], KEYS[3]
-local token, lease_ms = ARGV[1], ARGV[2]
+local token, lease_ms = ARGV[1], tonumber(ARGV[2])
 
 -- refuse
 if redis.call('HGET', log, 'epoch') ~= EPOCH then return 'fenced' end
 if redis.call('GET', lease) ~= token then return 'superseded' end
 
--- write
+-- write; the staging outlives the lease, so that `lease` unlinks it for who begins again:
+-- where it expires instead, a million fields may be freed while Redis blocks
 redis.call('HSET', staging, unpack(ARGV, 3))
-redis.call('PEXPIRE', staging, lease_ms)
+redis.call('PEXPIRE', staging, lease_ms * 6)
 redis.call('PEXPIRE', lease, lease_ms)
 
 -- answer

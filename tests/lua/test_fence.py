@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, ResponseError
 
+from engine.embedded import RedisServer, write_private
 from engine.model import Number
 from engine.scripts import FENCED, Change, Scripts, source
-from tests.lua.desk import EVENT
+from tests.lua.desk import EVENT, Desk
+from tests.world import until
 
 if TYPE_CHECKING:
     from engine.scripts import Command
-    from tests.lua.desk import Desk
 
 
 def commands(scripts: Scripts) -> dict[str, Command]:
@@ -25,7 +27,7 @@ def commands(scripts: Scripts) -> dict[str, Command]:
         "look": scripts.look(EVENT),
         "find": scripts.find(Number(3, 1)),
         "lease": scripts.lease(EVENT + 1, "token", lease_ms=60_000),
-        "stage": scripts.stage(EVENT, "token", [("ann", Number(3, 1))], lease_ms=60_000),
+        "stage": scripts.stage(EVENT, "token", [("ann", "3-1")], lease_ms=60_000),
         "install": scripts.install(EVENT, "token", total=1, name="x", staged=0),
         "close": scripts.close(EVENT),
         "repair": scripts.repair(EVENT, [Change("zoe", "3-1", None)]),
@@ -34,6 +36,40 @@ def commands(scripts: Scripts) -> dict[str, Command]:
 
 
 SCRIPTS = sorted(path.stem for path in (Path(__file__).parents[2] / "lua").glob("*.lua"))
+
+
+async def test_master_that_comes_back_with_an_older_state_sells_nothing(tmp_path: Path) -> None:
+    """It was demoted, took what a lagging replica had, and was promoted: scripts, epoch and all."""
+    with RedisServer(tmp_path / "first") as first:
+        (tmp_path / "second").mkdir(mode=0o700)
+        write_private(tmp_path / "second/password", (first.data_dir / "password").read_text())
+        with RedisServer(tmp_path / "second") as second:
+            async with Redis.from_url(first.url) as ours, Redis.from_url(second.url) as other:
+                await follow(other, first)  # the first replica gives its master a new name
+                desk = await Desk(ours, 1).open()
+                await desk.put_on_sale(5)
+                assert await desk.reserve("ann") == [1]
+                await ours.wait(1, 5000)
+                await other.execute_command("REPLICAOF", "NO", "ONE")
+                assert await desk.reserve("bob") == [2]
+                await follow(ours, second)
+                await ours.execute_command("REPLICAOF", "NO", "ONE")
+                assert set(await desk.held()) == {"ann"}
+                assert await desk.refused(desk.ask("cem")) == "fenced"
+                cancel = desk.scripts.cancel(EVENT, "ann", Number(3, 1), bound=10)
+                assert await desk.refused(cancel) == "fenced"
+
+
+async def follow(replica: Redis, master: RedisServer) -> None:
+    """Make one Redis the replica of another, and return when it has everything."""
+    password = (master.data_dir / "password").read_text()
+    await replica.config_set("masterauth", password)
+    await replica.execute_command("REPLICAOF", "127.0.0.1", master.port)
+
+    async def is_in_step() -> bool:
+        return (await replica.info("replication"))["master_link_status"] == "up"
+
+    await until(is_in_step)
 
 
 @pytest.fixture

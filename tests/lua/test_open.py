@@ -19,7 +19,9 @@ async def test_opens(desk: Desk) -> None:
     await desk.put_on_sale(5)
     await desk.reserve("ann")
     assert await desk.open_epoch(4) == "opened"
-    assert await desk.redis.hgetall(desk.log) == {b"epoch": b"4", b"seq": b"0", b"acked": b"0"}
+    master = (await desk.redis.info("replication"))["master_replid"].encode()
+    log = {b"epoch": b"4", b"seq": b"0", b"acked": b"0", b"master": master}
+    assert await desk.redis.hgetall(desk.log) == log
     entries = await desk.redis.xrange(desk.outbox)
     assert [entry for entry, _ in entries] == [b"3-0", b"3-1", b"4-0"]
 
