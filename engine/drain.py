@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 from engine import keys, metrics
 from engine.errors import Fenced, Gap, Halted, LedgerRefuses, RedisAway, Superseded
 from engine.log import get_logger
-from engine.model import MAX_BATCH, MAX_EPOCH, Drained, Item, Number, Word, booking_id
+from engine.model import MAX_BATCH, Drained, Item, Number, Word, booking_id
 from engine.outbox import Outbox
 from engine.ruling import rule
 from engine.scripts import Change
@@ -120,7 +120,7 @@ class Drain:
             batch = [item for item in batch if item.number > after]
             if not batch:
                 return Taken(after, after)
-            if any(item.kind == "poison" for item in batch):
+            if any(item.kind == "poison" or self._is_to_come(item, epoch, shift) for item in batch):
                 if len(batch) > 1:
                     raise LedgerRefuses("there is poison in the batch")
                 raise LedgerRefuses("no script can have written this entry")
@@ -141,13 +141,14 @@ class Drain:
             after = self._check(locked, epoch=epoch, shift=shift)
             if item.number <= after:
                 return Taken(after, after)
-            if item.number.epoch >= epoch and shift is None:
-                to = after  # beyond the epoch that is being opened: a hand wrote it
+            to_come = self._is_to_come(item, epoch, shift)
+            if to_come:  # its number will be somebody else's
+                to = after
             else:
                 after = await self._follow(locked, after, [item], recovering=shift is None)
                 await locked.set_mark(self.partition, item.number)
                 to = item.number
-            known = item.number.epoch <= MAX_EPOCH and item.kind != "poison"
+            known = item.kind != "poison" and not to_come
             booking = booking_id(item.number, self.partition) if known else None
             await locked.set_aside(item, reason, entry=entry, booking=booking)
         metrics.DEAD_LETTERS.inc()
@@ -167,6 +168,14 @@ class Drain:
                 raise Superseded(f"partition {self.partition} is at epoch {row.epoch}")
             raise Fenced(self.partition, epoch)  # the shift goes on in the epoch that is opened
         return row.mark
+
+    @staticmethod
+    def _is_to_come(item: Item, epoch: int, shift: int | None) -> bool:
+        """Whether a recovery met a number of the epoch that it opens, or a later one.
+
+        A hand wrote it: no script could.
+        """
+        return shift is None and item.number.epoch >= epoch
 
     async def _follow(
         self, locked: Locked, after: Number, batch: Sequence[Item], *, recovering: bool

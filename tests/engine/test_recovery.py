@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 
 from engine import keys
 from engine.errors import Fault, Fenced, RedisAway
-from engine.model import MAX_EPOCH, Number
+from engine.model import BY_HAND, MAX_EPOCH, Number
 from engine.recovery import Recovery, redis_client
 from engine.scripts import source
 from tests import world
@@ -194,7 +194,6 @@ async def test_nobody_is_told_that_a_gap_was_drained(shop: Shop) -> None:
     assert [(message.after, message.to) for message in heard] == [((1, 2), (1, 4))]
 
 
-
 async def test_entry_of_an_epoch_that_is_to_come(shop: Shop) -> None:
     """A hand wrote it: it is set aside, and the new epoch begins with a stream that takes it."""
     await shop.redis.xadd(keys.outbox(shop.partition), {"by": "hand"}, f"{MAX_EPOCH + 1}-7")
@@ -203,6 +202,25 @@ async def test_entry_of_an_epoch_that_is_to_come(shop: Shop) -> None:
     assert await shop.agree(event_id)
     entry = f'%"id": "{MAX_EPOCH + 1}-7"%'
     assert len(await shop.sql("SELECT FROM ended_bookings WHERE entry LIKE $1", entry)) == 1
+
+
+async def test_entry_with_a_number_of_the_epoch_that_is_opened(shop: Shop) -> None:
+    """However well a hand wrote it: it is set aside, and the number is given to somebody."""
+    event_id = await shop.open_event(5)
+    await shop.redis.xadd(
+        keys.outbox(shop.partition),
+        {"kind": "reserve", "event": event_id, "at": 1, "users": '["hand"]'},
+        "2-1",
+    )
+    await shop.open()
+    await shop.warm(event_id)
+    (ann,) = await shop.reserve(event_id, "ann")
+    await shop.drain()
+    assert ann == Number(2, 1)
+    assert set(await shop.rows(event_id)) == {"ann"}
+    assert await shop.fate(Number(2, 1)) == ("confirmed", None)
+    dead = "SELECT id & 127 FROM ended_bookings WHERE event_id = $1 AND outcome = 'dead'"
+    assert [tuple(row) for row in await shop.sql(dead, event_id)] == [(BY_HAND,)]
 
 
 async def test_outbox_that_is_no_stream(shop: Shop) -> None:
