@@ -5,7 +5,7 @@ PYTHON ?= python3
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test check bench fmt clean
+.PHONY: help install up test check drill bench fmt clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -30,7 +30,10 @@ check: install  ## lint, format, types, import directions
 	.venv/bin/python -m mypy
 	.venv/bin/lint-imports
 
-bench: install  ## run every measurement; each prints one line with a ratio
+drill: install  ## break a sale, and judge it; options: make drill ARGS="--rounds 100"
+	.venv/bin/onsale drill $(ARGS)
+
+bench: install  ## measure it beside its peers: half an hour; options: make bench ARGS=--short
 	.venv/bin/python -m bench $(ARGS)
 
 fmt: install  ## format, and mend what the linter can mend

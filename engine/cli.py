@@ -12,12 +12,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engine.errors import Misconfigured, Unavailable
+from engine.errors import Fault, Misconfigured, Unavailable
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from engine.dead_letters import Settlement
+    from engine.ledger import Letter
     from engine.settings import Settings
 
 DATA = Path(".onsale")
+STAYED = 1
 CANNOT_RUN = 2
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 PASS_ON_ALL = {**PASS_ON, "allow_interspersed_args": False}
@@ -30,7 +35,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+dead_letters = typer.Typer(
+    help="Look at what the ledger could never take, and replay or discard it.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(dead_letters, name="dead-letters")
+
 DataFolder = Annotated[Path, typer.Option("--data", help="Folder of the servers' data.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
@@ -74,6 +87,16 @@ def worker(context: typer.Context) -> None:
     _become([sys.executable, "-m", "worker", *context.args])
 
 
+@app.command(context_settings={**PASS_ON_ALL, "help_option_names": []})
+def drill(context: typer.Context) -> None:
+    """Sell on a system of its own while it is being broken, and judge it; see its --help."""
+    from importlib.util import find_spec  # noqa: PLC0415 - see the top
+
+    if find_spec("bench") is None:
+        raise Misconfigured("the drill is part of the source tree: run it in a clone of it")
+    _become([sys.executable, "-m", "bench.drill", *context.args])
+
+
 @app.command()
 def migrate(data: DataFolder = DATA) -> None:
     """Bring the ledger's schema up to date; print what was applied."""
@@ -91,7 +114,7 @@ def reconcile(
     *,
     events: Annotated[list[int] | None, typer.Argument(help="Ids; none: every event.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Find, but do not mend.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     data: DataFolder = DATA,
 ) -> None:
     """Find the differences between Redis and the ledger, and mend them.
@@ -99,6 +122,93 @@ def reconcile(
     Exits with 0: no drift is left; 1: a dry run found some; 2: could not run.
     """
     raise typer.Exit(_reconcile(_running(data), events or [], dry_run=dry_run, as_json=as_json))
+
+
+@dead_letters.command("list")
+def list_letters(
+    *,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 100,
+    as_json: AsJson = False,
+    data: DataFolder = DATA,
+) -> None:
+    """List dead letters, the newest first.
+
+    Exits with 0, also if there are none; 2: could not run.
+    """
+    import asyncio  # noqa: PLC0415 - see the top
+
+    from engine.dead_letters import newest  # noqa: PLC0415 - see the top
+
+    letters, total = asyncio.run(newest(_talking(data), limit))
+    _print_letters(letters, total, as_json=as_json)
+
+
+@dead_letters.command()
+def show(
+    letter: Annotated[int, typer.Argument(metavar="ID", min=1, help="Id of a dead letter.")],
+    *,
+    as_json: AsJson = False,
+    data: DataFolder = DATA,
+) -> None:
+    """Print one dead letter whole, and what a replay would do now.
+
+    Exits with 0; 2: there is no such letter, or could not run.
+    """
+    import asyncio  # noqa: PLC0415 - see the top
+
+    from engine.dead_letters import forecast  # noqa: PLC0415 - see the top
+
+    settings = _talking(data)
+    (found,) = _found(settings, [letter])
+    _print_letter(found, asyncio.run(forecast(settings, found)), as_json=as_json)
+
+
+@dead_letters.command()
+def replay(
+    *,
+    letters: Annotated[
+        list[int] | None, typer.Argument(metavar="ID", min=1, help="Ids of dead letters.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every one, the oldest first.")] = False,
+    data: DataFolder = DATA,
+) -> None:
+    """Decide again on dead letters, as if they came now: each is confirmed or refused for good.
+
+    A booking keeps its id. Nobody who was given a seat loses it.
+
+    Exits with 0: each was settled; 1: one or more stay, for the reason that is printed; 2: there is
+    no such letter, and nothing was done, or could not run.
+    """
+    from engine.dead_letters import replay_each  # noqa: PLC0415 - see the top
+
+    if bool(letters) == every:
+        raise typer.BadParameter("name dead letters by their ids, or say --all")
+    settings = _talking(data)
+    ids = [each.id for each in _found(settings, letters or [])]
+    _settle(replay_each(settings, ids))
+
+
+@dead_letters.command()
+def discard(
+    letters: Annotated[list[int], typer.Argument(metavar="ID", min=1, help="Ids of dead letters.")],
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    data: DataFolder = DATA,
+) -> None:
+    """Say of dead letters that they are dealt with: they are rejected for good.
+
+    Their entries are written to the log, on standard error, and are nowhere else afterwards.
+
+    Exits with 0: discarded; 1: the answer was no; 2: there is no such letter, and nothing was done,
+    or could not run.
+    """
+    from engine.dead_letters import discard_each  # noqa: PLC0415 - see the top
+
+    settings = _talking(data)
+    ids = [each.id for each in _found(settings, letters)]
+    if sys.stdin.isatty() and not yes:
+        typer.confirm(f"Discard {', '.join(map(str, ids))} for good?", abort=True)
+    _settle(discard_each(settings, ids))
 
 
 @app.command(context_settings=PASS_ON_ALL)
@@ -136,7 +246,7 @@ def main() -> None:
     """Run the command line; what the user can mend ends in one line and exit code 2."""
     try:
         app()
-    except (Misconfigured, Unavailable) as error:
+    except (Misconfigured, Fault) as error:
         typer.echo(f"onsale: {error}", err=True)
         sys.exit(CANNOT_RUN)
 
@@ -167,6 +277,113 @@ def _running(data: Path) -> Settings:
     if not settings.names_redis:
         found["redis_url"] = state["redis_url"]
     return settings.model_copy(update=found)
+
+
+def _talking(data: Path) -> Settings:
+    """The settings of what runs, with the log on standard error."""
+    from engine.log import configure  # noqa: PLC0415 - see the top
+
+    settings = _running(data)
+    configure(settings)
+    return settings
+
+
+def _found(settings: Settings, ids: Sequence[int]) -> list[Letter]:
+    """The dead letters with these ids; if one is missing, nothing is done at all."""
+    import asyncio  # noqa: PLC0415 - see the top
+
+    from engine.dead_letters import find  # noqa: PLC0415 - see the top
+
+    letters, missing = asyncio.run(find(settings, ids))
+    if missing:
+        typer.echo("\n".join(f"onsale: {each}" for each in missing), err=True)
+        raise typer.Exit(CANNOT_RUN)
+    return letters
+
+
+def _settle(settlements: AsyncIterator[Settlement]) -> None:
+    """Print what becomes of letters, each when it is known; exit with 1 if one stays."""
+    import asyncio  # noqa: PLC0415 - see the top
+
+    from engine.dead_letters import Outcome  # noqa: PLC0415 - see the top
+
+    async def settle() -> list[Outcome]:
+        outcomes = []
+        async for each in settlements:
+            typer.echo(_readable(each))
+            outcomes.append(each.outcome)
+        return outcomes
+
+    outcomes = asyncio.run(settle())
+    if not outcomes:
+        typer.echo("no dead letters")
+    if Outcome.STAYS in outcomes:
+        raise typer.Exit(STAYED)
+
+
+def _facts(letter: Letter) -> dict[str, object]:
+    """A letter's columns by name."""
+    from datetime import UTC, datetime  # noqa: PLC0415 - see the top
+
+    from engine.dead_letters import item_of  # noqa: PLC0415 - see the top
+
+    item = item_of(letter.entry)
+    at = datetime.fromtimestamp(letter.set_aside_at_ms // 1000, UTC)
+    return {
+        "id": letter.id,
+        "set_aside_at": f"{at:%Y-%m-%dT%H:%M:%SZ}",
+        "event_id": letter.event_id,
+        "user_id": item.user_id if item else None,
+        "kind": item.kind if item else "poison",
+        "reason": letter.reason,
+    }
+
+
+def _print_letters(letters: list[Letter], total: int, *, as_json: bool) -> None:
+    """A table on a terminal; else columns with tabs between them."""
+    import json  # noqa: PLC0415 - see the top
+
+    from rich.console import Console  # noqa: PLC0415 - see the top
+    from rich.table import Table  # noqa: PLC0415 - see the top
+
+    if as_json:
+        typer.echo(json.dumps({"total": total, "letters": [_facts(each) for each in letters]}))
+        return
+    if not letters:
+        typer.echo("no dead letters")
+        return
+    short = [each._replace(reason=each.reason.partition("\n")[0]) for each in letters]
+    shown = [[_readable(value) for value in _facts(each).values()] for each in short]
+    names = ("id", "set aside", "event", "user", "kind", "reason")
+    if sys.stdout.isatty():
+        table = Table(box=None, pad_edge=False)
+        for name in names:
+            table.add_column(name, overflow="fold", no_wrap=name not in ("user", "reason"))
+        for cells in shown:
+            table.add_row(*cells)
+        Console(markup=False, highlight=False).print(table)
+    else:
+        typer.echo("\n".join("\t".join(cells) for cells in (names, *shown)))
+    if total > len(letters):
+        typer.echo(f"the newest {len(letters)} of {total}; see --limit", err=True)
+
+
+def _print_letter(letter: Letter, forecast: str, *, as_json: bool) -> None:
+    """Everything about a letter, one fact a line."""
+    import json  # noqa: PLC0415 - see the top
+
+    facts = {**_facts(letter), "entry": letter.entry, "replay": forecast}
+    if as_json:
+        typer.echo(json.dumps({**facts, "entry": json.loads(letter.entry)}))
+    else:
+        lines = (f"{name:<13} {_readable(value)}" for name, value in facts.items())
+        typer.echo("\n".join(lines))
+
+
+def _readable(value: object) -> str:
+    """A value in one line; what a terminal would obey is escaped."""
+    text = "" if value is None else str(value).replace("\n", " ")
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _reconcile(settings: Settings, events: list[int], *, dry_run: bool, as_json: bool) -> int:

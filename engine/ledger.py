@@ -54,6 +54,8 @@ _SESSION: Final = {
     # A plan made while a table was nearly empty would stay a sequential scan as it grows.
     "enable_seqscan": "off",
     "jit": "off",
+    # To count a million rows with all cores would take them from the sale.
+    "max_parallel_workers_per_gather": "0",
 }
 # The server ends the session, or is not ready, or chose us as a deadlock's victim.
 _TRY_AGAIN: Final = ("08", "40", "57", "53300", "55P03", "25P03")
@@ -80,10 +82,20 @@ class PartitionRow(NamedTuple):
 
 
 class LedgerRow(NamedTuple):
-    """A row of ``bookings`` in the words of Redis."""
+    """A row of ``bookings`` in the words of Redis: the number is ``epoch-seq``."""
 
     user_id: str
-    number: Number
+    number: str
+
+
+class Letter(NamedTuple):
+    """A dead letter: its booking's id, when it was set aside (Unix ms), and the entry as JSON."""
+
+    id: int
+    set_aside_at_ms: int
+    event_id: int | None
+    reason: str
+    entry: str
 
 
 class Ledger:
@@ -244,7 +256,7 @@ class Ledger:
     async def bookings_after(self, event_id: int, user_id: str, limit: int) -> list[LedgerRow]:
         """A page of an event's bookings, in the order of users."""
         rows = await self._fetch("event_bookings_after", event_id, user_id, limit)
-        return [_ledger_row(row) for row in rows]
+        return [LedgerRow(*row) for row in rows]
 
     async def held_with_mark(
         self, partition: int, event_id: int, users: Sequence[str]
@@ -258,6 +270,48 @@ class Ledger:
         """How many of its seats an event says are booked, and how many rows it has."""
         async with self.connection() as connection:
             return await _count(connection, event_id)
+
+    async def mend_count(self, event_id: int) -> tuple[int, int]:
+        """Correct an event's count by as much as it is off; what it was, and how many rows it has.
+
+        Sales go on meanwhile, since to count a million rows takes a while. What they change, they
+        change in both numbers alike; two who correct at once would do it twice, hence their lock.
+        """
+        async with self.connection() as connection, connection.transaction():
+            await connection.execute(QUERY["lock_count"], event_id)
+            booked, count = await _count(connection, event_id)
+            if booked != count:
+                await connection.execute(QUERY["add_booked"], event_id, count - booked)
+        return booked, count
+
+    async def booked_with_mark(self, partition: int, event_id: int) -> tuple[Number, int] | None:
+        """The mark, and how many seats of an event are booked, both of one instant."""
+        row = await self._fetchrow("booked_with_mark", partition, event_id)
+        return (Number(row["mark_epoch"], row["mark_seq"]), row["booked"]) if row else None
+
+    async def letters(self, limit: int) -> tuple[list[Letter], int]:
+        """The newest dead letters, at most ``limit`` (from 1), and how many there are in all."""
+        rows = await self._fetch("dead_letters", limit)
+        return [_letter(row) for row in rows], rows[0]["total"] if rows else 0
+
+    async def letter_ids(self) -> list[int]:
+        """Every dead letter's id, in the order in which they were set aside."""
+        return [row["id"] for row in await self._fetch("dead_letter_ids")]
+
+    async def letter(self, booking: int) -> Letter | None:
+        """One dead letter."""
+        row = await self._fetchrow("dead_letter", booking)
+        return _letter(row) if row else None
+
+    @asynccontextmanager
+    async def discarded(self, booking: int) -> AsyncIterator[Letter | None]:
+        """A transaction that makes a dead letter a rejected booking; it commits at its end.
+
+        Gives the letter as it was, or None where there is none.
+        """
+        async with self.connection() as connection, connection.transaction():
+            row = await connection.fetchrow(QUERY["discard_dead_letter"], booking)
+            yield _letter(row) if row else None
 
     async def listen(self, heard: Callable[[str], None]) -> None:
         """Hear of changes by hand until the connection breaks.
@@ -366,6 +420,14 @@ class Locked:
             entry,
         )
 
+    async def lock_letter(self, booking: int) -> bool:
+        """Lock a dead letter; False if it is none any more."""
+        return await self._connection.fetchrow(QUERY["lock_dead_letter"], booking) is not None
+
+    async def remove_letter(self, booking: int) -> None:
+        """Make room for what a dead letter becomes."""
+        await self._connection.execute(QUERY["delete_dead_letter"], booking)
+
     async def note_gap(self, partition: int, epoch: int, first_seq: int, last_seq: int) -> None:
         """Remember numbers that disappeared from the outbox."""
         await self._connection.execute(QUERY["insert_gap"], partition, epoch, first_seq, last_seq)
@@ -384,15 +446,6 @@ class Locked:
         """Lock an event, and read it."""
         row = await self._connection.fetchrow(QUERY["lock_event"], event_id)
         return Event(row["id"], row["name"], row["total_seats"]) if row else None
-
-    async def count(self, event_id: int) -> tuple[int, int]:
-        """Lock an event; how many of its seats it says are booked, and how many rows it has."""
-        await self._connection.execute(QUERY["lock_event"], event_id)
-        return await _count(self._connection, event_id)
-
-    async def set_booked(self, event_id: int, booked: int) -> None:
-        """Correct an event's count."""
-        await self._connection.execute(QUERY["set_booked"], event_id, booked)
 
 
 async def _leave_as_is(_: asyncpg.Connection) -> None:
@@ -415,8 +468,10 @@ def _partition(row: asyncpg.Record) -> PartitionRow:
     )
 
 
-def _ledger_row(row: asyncpg.Record) -> LedgerRow:
-    return LedgerRow(row["user_id"], Number.of_booking(row["id"]))
+def _letter(row: asyncpg.Record) -> Letter:
+    return Letter(
+        row["id"], _ms(row["ended_at"]), row["event_id"], row["reason"] or "", row["entry"]
+    )
 
 
 def _time(at_ms: int) -> datetime:

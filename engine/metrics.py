@@ -13,6 +13,9 @@ LEDGER_ERRORS = Counter("onsale_ledger_errors", "Transactions of Postgres that f
 DRAINED = Counter("onsale_drained", "Items the ledger has taken.")
 REJECTED = Counter("onsale_rejected", "Bookings the ledger refused, by reason.", ["reason"])
 DEAD_LETTERS = Counter("onsale_dead_letters", "Entries set aside: the ledger can never take them.")
+SETTLED_LETTERS = Counter(
+    "onsale_dead_letters_settled", "Dead letters that a person settled, by outcome.", ["outcome"]
+)
 RECOVERIES = Counter("onsale_recoveries", "Epochs opened.")
 HYDRATIONS = Counter("onsale_hydrations", "Events loaded from the ledger.")
 DRIFT = Counter("onsale_drift", "Differences between Redis and the ledger, by kind.", ["kind"])

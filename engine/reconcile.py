@@ -1,9 +1,14 @@
 """Reconciliation: find the differences between Redis and the ledger, and mend Redis.
 
-The search takes no lock. It reads Redis in pages (HSCAN) and after each page the ledger, in one
-statement with the mark; then the other way round. What differs is a candidate: most of them are
-bookings on their way. Each is looked at again while the partition is locked, so that nothing is
-drained and the event is not changed by hand:
+The search takes no lock. First the ledger's rows, in pages, each against what Redis has of these
+users. Then the counts: what is booked at a mark, and what the entries beyond it add, must be as
+many users as Redis has. If every row was in Redis and it has no more users than that, it has none
+whom the ledger does not know. Only if something differed is Redis read in pages too (HSCAN), and
+after each page the ledger, in one statement with the mark: users in the order of a hash cost the
+ledger many times what they cost in its own.
+
+What differs is a candidate: most of them are bookings on their way. Each is looked at again while
+the partition is locked, so that nothing is drained and the event is not changed by hand:
 
 - *release*: Redis has a booking, the ledger has none of this user, and the mark has passed it;
 - *fix*: the ledger has another booking of this user, and the mark has passed the one in Redis;
@@ -18,15 +23,17 @@ the ledger's.
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from redis.exceptions import RedisError
 
 from engine import keys, metrics
+from engine.drain import ENTRIES_A_READ
 from engine.errors import Fenced, RedisAway
 from engine.log import get_logger
 from engine.model import MAX_BATCH, Event, Number
-from engine.outbox import Outbox
+from engine.outbox import Outbox, items
 from engine.recovery import check_servers, connected
 from engine.scripts import Change, Scripts, look_reply
 
@@ -121,10 +128,7 @@ class Reconciliation:
         drift = await self._count(event_id, dry_run=dry_run) if every else []
         warm = await self._look(event_id) is not None
         if warm:
-            drift += await self._mend(event_id, users or [], dry_run=dry_run, seats=True)
-            if users is None and (full or drift or await self._counts_differ(event_id)):
-                async for candidates in self._candidates(event_id):
-                    drift += await self._mend(event_id, candidates, dry_run=dry_run)
+            drift += await self._compare(event_id, users, dry_run=dry_run, full=full)
         elif full and not dry_run:
             # A hydration under way may have read what has changed since: it begins again.
             await self._call(self._scripts.repair(event_id, []))
@@ -135,15 +139,27 @@ class Reconciliation:
             )
         return Checked(warm, drift)
 
+    async def _compare(
+        self, event_id: int, users: list[str] | None, *, dry_run: bool, full: bool
+    ) -> list[Drift]:
+        """The seats, and these users; or all of them, at least if the counts differ."""
+        mark = (await self._ledger.partition(self._partition)).mark
+        travellers = _Travellers(self._outbox, event_id, mark)
+        mend = partial(self._mend, event_id, travellers, dry_run=dry_run)
+        drift = await mend(users or [], seats=True)
+        if users is None and (full or drift or not await self._counts_agree(event_id)):
+            async for candidates in self._unlike_the_ledger(event_id, travellers):
+                drift += await mend(candidates)
+            if drift or not await self._counts_agree(event_id):
+                async for candidates in self._unknown_to_the_ledger(event_id):
+                    drift += await mend(candidates)
+        return drift
+
     async def _count(self, event_id: int, *, dry_run: bool) -> list[Drift]:
         """The ledger's own count against its rows: triggers keep them equal."""
         booked, count = await self._ledger.count(event_id)
-        if booked == count:
-            return []
-        async with self._ledger.locked(self._partition) as locked:
-            booked, count = await locked.count(event_id)
-            if booked != count and not dry_run:
-                await locked.set_booked(event_id, count)
+        if booked != count and not dry_run:
+            booked, count = await self._ledger.mend_count(event_id)
         if booked == count:
             return []
         return [Drift(event_id, "count", None, str(booked), str(count))]
@@ -151,31 +167,63 @@ class Reconciliation:
     async def _look(self, event_id: int) -> Look | None:
         return look_reply(await self._call(self._scripts.look(event_id)))
 
-    async def _counts_differ(self, event_id: int) -> bool:
-        """The quick check; entries on their way may make it cry wolf, never sleep."""
-        found = await self._ledger.event(event_id)
-        look = await self._look(event_id)
-        return found is None or look is None or found[1] != look.users
+    async def _counts_agree(self, event_id: int) -> bool:
+        """Whether the ledger's count and the entries beyond its mark make Redis's users.
 
-    async def _candidates(self, event_id: int) -> AsyncIterator[list[str]]:
-        """Users of whom Redis and the ledger said different things, in pages."""
+        The mark and its count are of one instant; so are, later, the users and the end of the
+        entries. What the ledger is going to reject makes it cry wolf.
+        """
+        found = await self._ledger.booked_with_mark(self._partition, event_id)
+        if found is None:
+            return False
+        mark, expected = found
+        while True:
+            users, entries = await self._users_and_entries(event_id, mark)
+            beyond = [item for entry in entries for item in items(*entry) if item.number > mark]
+            kinds = [item.kind for item in beyond if item.event_id == event_id]
+            expected += kinds.count("reserve") - kinds.count("cancel")
+            if len(entries) < ENTRIES_A_READ:
+                return users == expected
+            mark = Number.parse(entries[-1][0])
+
+    async def _users_and_entries(self, event_id: int, mark: Number) -> tuple[int, list[Any]]:
+        """How many users Redis has, and the next entries beyond a mark, both of one instant."""
+        try:
+            async with self._redis.pipeline() as together:
+                together.hlen(keys.users(self._partition, event_id))
+                outbox = keys.outbox(self._partition)
+                together.xrange(outbox, f"({mark}", count=ENTRIES_A_READ)
+                users, entries = await together.execute()
+        except (RedisError, OSError) as error:
+            raise RedisAway(f"Redis does not answer: {error}") from error
+        return users, entries
+
+    async def _unlike_the_ledger(
+        self, event_id: int, travellers: _Travellers
+    ) -> AsyncIterator[list[str]]:
+        """Users whose row is not what Redis has, in pages of the ledger."""
+        last_user = ""
+        while rows := await self._ledger.bookings_after(event_id, last_user, MAX_BATCH):
+            last_user = rows[-1].user_id
+            held = await self._held(event_id, [row.user_id for row in rows])
+            if held != dict(rows):
+                on_their_way = await travellers.seen()
+                different = [row.user_id for row in rows if held.get(row.user_id) != row.number]
+                if candidates := [user for user in different if user not in on_their_way]:
+                    yield candidates
+
+    async def _unknown_to_the_ledger(self, event_id: int) -> AsyncIterator[list[str]]:
+        """Users in Redis who have no row although the mark has passed them, in pages of Redis."""
         async for held in self._redis_pages(event_id):
             writable = list(filter(_writable, held))
             mark, rows = await self._ledger.held_with_mark(self._partition, event_id, writable)
-            differ = [
+            unknown = [
                 user
                 for user, text in held.items()
-                if Number.held(text) <= mark and not _same(text, rows.get(user))
+                if user not in rows and Number.held(text) <= mark
             ]
-            if differ:
-                yield differ
-        last_user = ""
-        while rows_page := await self._ledger.bookings_after(event_id, last_user, MAX_BATCH):
-            last_user = rows_page[-1].user_id
-            held_now = await self._held(event_id, [row.user_id for row in rows_page])
-            absent = [row.user_id for row in rows_page if row.user_id not in held_now]
-            if absent:
-                yield absent
+            if unknown:
+                yield unknown
 
     async def _redis_pages(self, event_id: int) -> AsyncIterator[dict[str, str]]:
         """What all users of an event hold in Redis, at most ``MAX_BATCH`` users at a time."""
@@ -203,9 +251,17 @@ class Reconciliation:
         return _without_fingerprints((user, _text(value)) for user, value in pairs if value)
 
     async def _mend(
-        self, event_id: int, users: list[str], *, dry_run: bool, seats: bool = False
+        self,
+        event_id: int,
+        travellers: _Travellers,
+        users: list[str],
+        *,
+        dry_run: bool,
+        seats: bool = False,
     ) -> list[Drift]:
         """Under the lock, look at these users again (and the seats), and make Redis follow."""
+        if users:
+            await travellers.seen()  # so that little is left to read under the lock
         async with self._ledger.locked(self._partition) as locked:
             if locked.row.epoch != self._scripts.epoch or locked.row.recovering:
                 raise Fenced(self._partition, self._scripts.epoch)
@@ -221,7 +277,9 @@ class Reconciliation:
             changes = [
                 change
                 for start in range(0, len(users), MAX_BATCH)
-                for change in await self._judge(locked, event_id, users[start : start + MAX_BATCH])
+                for change in await self._judge(
+                    locked, event_id, travellers, users[start : start + MAX_BATCH]
+                )
             ]
             drift += [_user_drift(event_id, change) for change in changes]
             if not dry_run and (drift or event.name != look.name):
@@ -233,14 +291,16 @@ class Reconciliation:
                     await self._call(command)
         return drift
 
-    async def _judge(self, locked: Locked, event_id: int, users: list[str]) -> list[Change]:
+    async def _judge(
+        self, locked: Locked, event_id: int, travellers: _Travellers, users: list[str]
+    ) -> list[Change]:
         """Which users really differ, now that nothing is drained. In this order: see above."""
         places = [(event_id, user) for user in users if _writable(user)]
         found = await locked.held(places) if places else {}
         rows = {user: Number.of_booking(booking) for (_, user), booking in found.items()}
         held = await self._held(event_id, users)
         absent = [user for user in users if user in rows and user not in held]
-        on_their_way = await self._on_their_way(event_id, locked.row.mark) if absent else set()
+        on_their_way = await travellers.seen() if absent else set()
         changes = []
         for user in users:
             row, mine = rows.get(user), held.get(user)
@@ -251,17 +311,30 @@ class Reconciliation:
                 changes.append(Change(user, mine, row))
         return changes
 
-    async def _on_their_way(self, event_id: int, mark: Number) -> set[str]:
-        """Users of an event with an entry beyond the mark."""
-        users: set[str] = set()
-        while items := await self._outbox.read(mark, count=READ_AT_ONCE):
-            users.update(item.user_id for item in items if item.event_id == event_id)
-            mark = items[-1].number
-        return users
-
     async def _call(self, command: Command) -> bytes | list[bytes] | int:
         reply: bytes | list[bytes] | int = await self._scripts.call(self._redis, command)
         return reply
+
+
+class _Travellers:
+    """Users of an event with an entry beyond the mark at which the search began.
+
+    The outbox is read once, and each time only what is new of it. So the set grows: who has arrived
+    since stays in it, and is left to the next run.
+    """
+
+    def __init__(self, outbox: Outbox, event_id: int, mark: Number) -> None:
+        self._outbox = outbox
+        self._event_id = event_id
+        self._read_to = mark
+        self._users: set[str] = set()
+
+    async def seen(self) -> set[str]:
+        """All that had an entry when this was called."""
+        while read := await self._outbox.read(self._read_to, count=ENTRIES_A_READ):
+            self._users.update(item.user_id for item in read if item.event_id == self._event_id)
+            self._read_to = read[-1].number
+        return self._users
 
 
 def _fenced(event_id: int, epoch: int) -> Drift:

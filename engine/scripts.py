@@ -4,7 +4,9 @@ The fence. A script of the selling path carries its partition and epoch in its t
 partition and epoch has scripts, and hashes, of its own. They are called by EVALSHA only, and
 recovery alone loads them. So a Redis that restarted or was promoted does not have them (NOSCRIPT),
 and one that was flushed or restored has another epoch in its log (``fenced``). Both raise
-``Fenced``, and both mean: recover.
+``Fenced``, and both mean: recover. A master that was demoted, took over the state of a replica that
+lagged, and was promoted again has the scripts and the epoch: so the selling scripts also look
+whether it has the name (``master_replid``) that it had when the epoch was opened.
 
 The partition must be part of the text. With the epoch alone, a Redis that restarts with partition 1
 at epoch 2 and partition 2 at epoch 3 would get partition 2's scripts back from the recovery of
@@ -137,11 +139,11 @@ class Scripts:
         )  # fmt: skip
 
     def stage(
-        self, event_id: int, token: str, rows: Iterable[tuple[str, Number]], *, lease_ms: int
+        self, event_id: int, token: str, rows: Iterable[tuple[str, str]], *, lease_ms: int
     ) -> Command:
-        """Bring a page of users to the staging."""
+        """Bring a page of users, each with his number, to the staging."""
         p = self.partition
-        pairs = [text for user_id, number in rows for text in (user_id, str(number))]
+        pairs = [text for row in rows for text in row]
         return (
             "EVALSHA", self._sha["stage"], 3,
             self._log, keys.lease(p, event_id), keys.staging(p, event_id),

@@ -585,7 +585,8 @@ def histories_make_sense(case: Case) -> Iterator[str]:
 def _histories(case: Case) -> dict[Place, list[Call]]:
     """Each user's calls about each event, in the order of their begins, as far as they can be used.
 
-    A booking that the ledger refused with a reason is left out whole: the seat went back some time.
+    Left out whole is a booking that the ledger refused with a reason: its seat went back some time;
+    and one that is lost and was made while two Redis answered: the other knew nothing of it.
     """
     histories: dict[Place, list[Call]] = defaultdict(list)
     for call in sorted(case.calls, key=lambda call: call.begin):
@@ -593,13 +594,19 @@ def _histories(case: Case) -> dict[Place, list[Call]]:
         place = (call.event, call.user) if call.kind == "reserve" else case.places.get(booking)
         if place is None or case.is_touched(place) or case.is_stale(call):
             continue
-        rejected = case.became(booking) == "410 booking_rejected"
-        if booking in case.places and (
-            (rejected and case.may_be_rejected(booking)) or not case.is_real(booking)
-        ):
-            continue
-        histories[place].append(call)
+        if booking not in case.places or _is_to_be_explained(case, booking):
+            histories[place].append(call)
     return histories
+
+
+def _is_to_be_explained(case: Case, booking: int) -> bool:
+    became = case.became(booking)
+    if became == "410 booking_rejected" and case.may_be_rejected(booking):
+        return False
+    grants = case.grants.get(booking, [])
+    if became == "410 booking_lost" and any(_overlaps(each, case.facts.split) for each in grants):
+        return False
+    return case.is_real(booking)
 
 
 _CLAIMS: Final = {

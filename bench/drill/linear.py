@@ -70,8 +70,8 @@ class Op(NamedTuple):
 class State(NamedTuple):
     """One user at one event: the booking that he holds (0: none), and what became of the others.
 
-    ``key`` is what the held one was made with. ``cancelled`` can be undone by a loss of Redis,
-    ``ended`` cannot.
+    ``key`` is what the held one was made with. ``cancelled`` can be undone by a loss of Redis, and is
+    empty where there was none; ``ended`` cannot.
     """
 
     held: int = 0
@@ -89,7 +89,7 @@ class State(NamedTuple):
         """Give a booking back, or say of one that was given back that it is so for ever."""
         held, key = (0, "") if self.held == booking else (self.held, self.key)
         cancelled, ended = self.cancelled - {booking}, self.ended
-        if for_ever or booking in ended:
+        if for_ever:
             ended |= {booking}
         else:
             cancelled |= {booking}
@@ -97,7 +97,7 @@ class State(NamedTuple):
 
     def bring_back(self, booking: int) -> State:
         """Undo a cancel; the ledger does not know the key."""
-        return self._replace(held=booking, key="", cancelled=self.cancelled - {booking})
+        return self._replace(held=booking, cancelled=self.cancelled - {booking})
 
     def lose(self, booking: int) -> State:
         """Let a booking be lost."""
@@ -232,13 +232,9 @@ class _Search:
     # An answer's ways to be true; what it changes is changed
 
     def _granted(self, node: Node, op: Op, limit: float) -> Iterator[Node]:
-        for free in self._vacant(node, limit):
+        for free in self._vacant(node, limit):  # a replay changes nothing: it was placed before
             if free.state.is_new(op.booking):
                 yield Node(free.placed, free.state._replace(held=op.booking, key=op.key))
-        if op.key:
-            for holding in self._holding(node, op.booking, limit):
-                if holding.state.key == op.key:
-                    yield holding
 
     def _held(self, node: Node, op: Op, limit: float) -> Iterator[Node]:
         yield from self._holding(node, op.booking, limit)
@@ -296,7 +292,7 @@ class _Search:
             yield node
             return
         for free in self._vacant(node, limit):
-            if self._lossy and booking in free.state.cancelled:
+            if booking in free.state.cancelled:
                 yield Node(free.placed, free.state.bring_back(booking))
             elif free.state.is_new(booking):
                 yield from self._perhaps_reserved(free, booking, limit)

@@ -124,7 +124,9 @@ SELECT id, name, total_seats, booked FROM events WHERE id = $1;
 SELECT id FROM events ORDER BY id;
 
 -- name: event_bookings_after
-SELECT user_id, id FROM bookings WHERE event_id = $1 AND user_id > $2 ORDER BY user_id LIMIT $3;
+-- The number is text, as Redis has it: see Number.of_booking in engine/model.py.
+SELECT user_id, (id >> 39) || '-' || (id >> 7 & 4294967295) AS number
+FROM bookings WHERE event_id = $1 AND user_id > $2 ORDER BY user_id LIMIT $3;
 
 -- name: booking
 SELECT b.id, b.event_id, b.user_id, b.created_at, e.name, e.total_seats
@@ -172,11 +174,45 @@ SELECT id, name, total_seats FROM events WHERE id = $1 FOR NO KEY UPDATE;
 SELECT booked, (SELECT count(*) FROM bookings WHERE event_id = $1) AS count
 FROM events WHERE id = $1;
 
--- name: set_booked
-UPDATE events SET booked = $2 WHERE id = $1;
+-- name: lock_count
+SELECT pg_advisory_xact_lock(hashtext('onsale count'), $1);
+
+-- name: add_booked
+UPDATE events SET booked = booked + $2 WHERE id = $1;
+
+-- name: booked_with_mark
+SELECT p.mark_epoch, p.mark_seq, e.booked FROM partitions p CROSS JOIN events e
+WHERE p.p = $1 AND e.id = $2;
 
 -- name: held_with_mark
 SELECT p.mark_epoch, p.mark_seq, b.user_id, b.id
 FROM partitions p
 LEFT JOIN bookings b ON b.event_id = $2 AND b.user_id = ANY($3::text[])
 WHERE p.p = $1;
+
+-- Dead letters.
+
+-- name: dead_letters
+SELECT id, ended_at, event_id, reason, entry, count(*) OVER () AS total
+FROM ended_bookings WHERE outcome = 'dead' ORDER BY ended_at DESC, id DESC LIMIT $1;
+
+-- name: dead_letter_ids
+SELECT id FROM ended_bookings WHERE outcome = 'dead' ORDER BY ended_at, id;
+
+-- name: dead_letter
+SELECT id, ended_at, event_id, reason, entry FROM ended_bookings WHERE id = $1 AND outcome = 'dead';
+
+-- name: lock_dead_letter
+SELECT id FROM ended_bookings WHERE id = $1 AND outcome = 'dead' FOR UPDATE;
+
+-- name: delete_dead_letter
+DELETE FROM ended_bookings WHERE id = $1 AND outcome = 'dead';
+
+-- name: discard_dead_letter
+WITH letter AS (
+    SELECT id, ended_at, event_id, reason, entry FROM ended_bookings
+    WHERE id = $1 AND outcome = 'dead' FOR UPDATE
+)
+UPDATE ended_bookings SET outcome = 'rejected', entry = NULL FROM letter
+WHERE ended_bookings.id = letter.id
+RETURNING letter.*;

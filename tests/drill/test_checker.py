@@ -436,9 +436,11 @@ def test_4_what_is_read_in_the_end_is_what_the_ledger_has(
 
 def test_4_every_booking_is_read_in_the_end() -> None:
     """Else nobody can say what became of it; the last of several reads counts."""
-    assert broken(PENDING, rows={A: "ann"}, final=[]) == {4}
-    final = [unanswered(last(A)), last(A, 503), replace(last(A), begin=101)]
-    assert broken(PENDING, rows={A: "ann"}, final=final) == set()
+    assert broken(PENDING, read(A, 2), rows={A: "ann"}, final=[]) == {4}
+    tries = [unanswered(last(A)), last(A, 503)]
+    later = [replace(each, begin=101) for each in tries]
+    assert broken(PENDING, rows={A: "ann"}, final=[*tries, last(A), *later]) == set()
+    assert broken(PENDING, rows={A: "ann"}, final=tries) == {4}
 
 
 # 5: sold out
@@ -465,6 +467,7 @@ def test_5_sold_out_when_all_seats_may_be_taken() -> None:
         (cancel(B, 2, 404), False, False),
         (unanswered(cancel(B, 2)), False, False),
         (cancel(B, 2, 503), False, False),
+        (cancel(B, 2.5), False, False),
         (cancel(B, 4), False, False),
     ],
 )
@@ -495,6 +498,16 @@ def test_5_booking_anew_takes_a_seat_anew() -> None:
     assert broken(*calls, refused("cid", 5), **left, given=facts(1)) == set()
     assert broken(*calls, refused("cid", 5), **left, given=facts(2)) == {5}
     assert broken(*calls, refused("cid", 2.6, end=2.9), **left, given=facts(1)) == {5}
+    twice = [reserve("ann", 1, A, key="k"), reserve("ann", 2, A, key="k")]
+    assert broken(*twice, refused("cid", 3), rows={A: "ann"}) == {5}
+
+
+def test_5_an_answer_that_was_lost_took_no_seat_before_it_was_asked_for() -> None:
+    """Though nobody knows which call made the booking."""
+    made = [unanswered(reserve("bob", 5)), refused("bob", 6, "already_booked", B)]
+    left = {"rows": {B: "bob"}}
+    assert broken(refused("cid", 1), *made, **left, given=facts(1)) == {5}
+    assert broken(refused("cid", 5.1), *made, **left, given=facts(1)) == set()
 
 
 @pytest.mark.parametrize(
@@ -536,6 +549,15 @@ def test_5_whoever_may_hold_a_seat_counts(
     left = {"rows": {A: "ann"}, "redis": {}, **left}
     asked = [reserve("ann", 1, A), *calls, refused("cid", 2)]
     assert 5 not in broken(*asked, **left, given=facts(**more))
+
+
+def test_5_a_master_of_before_may_be_sold_out() -> None:
+    """While two Redis answer."""
+    calls = [reserve("ann", 1, A), refused("cid", 2)]
+    left = {"rows": {A: "ann"}}
+    assert broken(*calls, **left, given=facts(split=[(0, 1.9), (2.5, 3)])) == set()
+    assert broken(*calls, **left, given=facts(split=[(0, 1.9), (2.6, 3)])) == {5}
+    assert broken(*calls, **left, given=facts(blind=[(0, 9)])) == {5}
 
 
 def test_5_refusals_hold_no_seat() -> None:
@@ -667,13 +689,42 @@ def test_9_a_loss_of_redis_undoes_a_cancel_of_its_own() -> None:
     calls = [reserve("ann", 1, A), cancel(A, 2, 202), read(A, 3)]
     assert broken(*calls, rows={A: "ann"}, given=facts(lossy=True)) == set()
     assert broken(*calls, rows={A: "ann"}) == {9, 10}
+    for_ever = [reserve("ann", 1, A), cancel(A, 2), read(A, 3)]
+    assert broken(*for_ever, rows={A: "ann"}, given=facts(lossy=True)) == {9, 10}
     touched = facts(touched={(EVENT, "ann")})
     assert broken(*calls, rows={A: "ann"}, given=touched) == set()
 
 
+def test_9_while_redis_cannot_be_asked_a_booking_reads_as_the_ledger_has_it() -> None:
+    """It may not have heard of a cancel that was answered 202; of one with 200 it has."""
+    calls = [reserve("ann", 1, A), cancel(A, 2, 202), read(A, 3)]
+    left = {"ended": ended(cancelled=A)}
+    assert broken(*calls, **left, given=facts(blind=[(3.1, 4)])) == set()
+    assert broken(*calls, **left, given=facts(blind=[(3.2, 4)])) == {9, 10}
+    assert broken(*calls, **left, given=facts(blind=[(0, 2.9)])) == {9, 10}
+    assert broken(*calls, **left, given=facts(split=[(0, 9)])) == {9, 10}
+    known = [reserve("ann", 1, A), cancel(A, 2), read(A, 3)]
+    assert broken(*known, **left, given=facts(blind=[(0, 9)])) == {9, 10}
+    known[1] = cancel(A, 2, end=3)
+    assert broken(*known, **left, given=facts(blind=[(0, 9)])) == set()
+    unasked = [reserve("ann", 1, A), cancel(A, 2), read(A, 3, 410, "booking_lost")]
+    assert broken(*unasked, **left, given=facts(blind=[(0, 9)])) == {10}
+
+
+def test_9_a_master_of_before_may_know_what_was_cancelled() -> None:
+    """While two Redis answer, as a refusal; it sells it to nobody."""
+    left = {"ended": ended(cancelled=A)}
+    calls = [reserve("ann", 1, A, key="k"), cancel(A, 2), refused("ann", 3, "already_booked", A)]
+    assert broken(*calls, **left, given=facts(split=[(3, 4)])) == set()
+    assert broken(*calls, **left, given=facts(split=[(4, 5)])) == {9, 10}
+    assert broken(*calls, **left, given=facts(blind=[(0, 9)])) == {9, 10}
+    calls[-1] = reserve("ann", 3, A, key="k")
+    assert broken(*calls, **left, given=facts(split=[(0, 9)])) == {9, 10}
+
+
 def test_9_what_began_before_may_say_otherwise() -> None:
     """The cancel had not answered yet."""
-    calls = [reserve("ann", 1, A), cancel(A, 2), read(A, 2.4)]
+    calls = [reserve("ann", 1, A), cancel(A, 2), read(A, 2.4, end=3)]
     assert broken(*calls, ended=ended(cancelled=A)) == set()
 
 
@@ -800,6 +851,45 @@ def test_10_what_a_loss_explains_passes_only_where_there_was_one() -> None:
     told = [reserve("ann", 1, A, 202), reserve("ann", 2, B), read(A, 3, 410, "booking_lost")]
     assert broken(*told, rows={B: "ann"}, given=facts(lossy=True)) == set()
     assert broken(*told, rows={B: "ann"}) == {4, 10}
+    assert broken(*told[:2], cancel(A, 3, 404), rows={B: "ann"}, given=facts(lossy=True)) == set()
+    assert broken(*told[:2], read(A, 3, 404), rows={B: "ann"}, given=facts(lossy=True)) == {10}
+
+
+def test_10_only_a_reservation_makes_a_booking() -> None:
+    """One without an answer does, with its key; a reading without an answer does not."""
+    seen = refused("ann", 2, "already_booked", A)
+    left = {"rows": {A: "ann"}}
+    assert broken(unanswered(reserve("ann", 1)), seen, **left) == set()
+    assert broken(unanswered(read(A, 1)), seen, **left) == {10}
+    keyed = unanswered(reserve("ann", 1, key="k"))
+    assert broken(keyed, seen, reserve("ann", 3, A, key="k"), **left) == set()
+    assert broken(keyed, seen, reserve("ann", 3, A, key="l"), **left) == {10}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        refused("ann", 1, "event_not_found"),
+        refused("ann", 1, "another"),
+        reserve("ann", 1, 0, 200),
+        reserve("ann", 1, 0, 400, code="invalid_body"),
+    ],
+    ids=lambda call: f"{call.status} {call.code}",
+)
+def test_10_no_such_answer_is_expected(call: Call) -> None:
+    """Of a user who holds nothing; of an event that the drill did not open anything may be said."""
+    assert broken(call) == {10}
+    assert broken(refused("ann", 1, "event_not_found", event=OTHER)) == set()
+
+
+def test_10_what_one_of_two_masters_sold_and_lost_needs_no_explanation() -> None:
+    """The other knew nothing of it; what was kept is explained all the same."""
+    told = [reserve("ann", 1, A), reserve("ann", 2, B, 202), read(A, 3)]
+    left = {"rows": {A: "ann"}}
+    assert broken(*told, **left, given=facts(lossy=True, split=[(2, 3)])) == set()
+    assert broken(*told, **left, given=facts(lossy=True, split=[(3, 4)])) == {10}
+    both = {"rows": {A: "ann", B: "ann"}, "redis": {}}
+    assert broken(*told, **both, given=facts(lossy=True, split=[(0, 9)])) == {2, 10}
 
 
 def test_10_what_cannot_be_judged_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -814,6 +904,12 @@ def test_10_what_cannot_be_judged_is_said(monkeypatch: pytest.MonkeyPatch) -> No
 def row_of(booking: int) -> EndedRow:
     """A cancelled booking of ann's."""
     return EndedRow(booking, EVENT, "ann", "cancelled", None)
+
+
+def test_10_calls_are_taken_in_the_order_of_their_begins() -> None:
+    """A history has them in the order in which they were answered."""
+    told = [refused("ann", 3), reserve("ann", 1, A, end=2.9)]
+    assert broken(*told, rows={A: "ann"}, given=facts(1)) == {10}
 
 
 def test_10_says_where_it_could_not_go_on() -> None:

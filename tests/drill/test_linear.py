@@ -100,6 +100,18 @@ def told(claim: Claim, booking: int = 0, *, at: float, until: float = 0, key: st
             ],
             id="come and gone, before another took its place",
         ),
+        pytest.param(
+            [
+                told(Claim.PERHAPS_RESERVED, at=1),
+                told(Claim.PERHAPS_RESERVED, at=1),
+                told(Claim.PERHAPS_CANCELLED, A, at=1),
+                told(Claim.PERHAPS_CANCELLED, C, at=1),
+                told(Claim.GRANTED, B, at=2),
+                told(Claim.CANCELLED, A, at=3),
+                told(Claim.CANCELLED, C, at=3),
+            ],
+            id="two have come and gone",
+        ),
     ],
 )
 def test_order_is_found(ops: list[Op]) -> None:
@@ -190,6 +202,16 @@ def test_order_is_found(ops: list[Op]) -> None:
                 told(Claim.HELD, B, at=4),
             ],
             id="one lost answer made two",
+        ),
+        pytest.param(
+            [
+                told(Claim.PERHAPS_RESERVED, at=1),
+                told(Claim.PERHAPS_RESERVED, at=1),
+                told(Claim.HELD, A, at=2),
+                told(Claim.ENDED, A, at=3),
+                told(Claim.HELD, A, at=4),
+            ],
+            id="two lost answers made one twice",
         ),
     ],
 )
@@ -291,6 +313,32 @@ def test_what_the_ledger_ended_no_loss_brings_back() -> None:
     """``DELETE`` 200 is for ever; 202 is not."""
     ops = [told(Claim.GRANTED, A, at=1), told(Claim.ENDED, A, at=2), told(Claim.HELD, A, at=3)]
     assert explain(ops, lossy=True) is not None
+    again = [ops[0], told(Claim.GIVEN_BACK, A, at=1.5), *ops[1:]]
+    assert explain(again, lossy=True) is not None
+
+
+def test_what_is_lost_is_cancelled_no_more() -> None:
+    """Whatever it was before."""
+    ops = [
+        told(Claim.GRANTED, A, at=1),
+        told(Claim.GIVEN_BACK, A, at=2),
+        told(Claim.LOST, A, at=3),
+    ]
+    lost = frozenset({A})
+    assert explain([*ops, told(Claim.LOST, A, at=4)], lossy=True, lost=lost) is None
+    assert explain([*ops, told(Claim.CANCELLED, A, at=4)], lossy=True, lost=lost) is not None
+
+
+def test_cancel_is_repeated_when_another_is_held() -> None:
+    """Nothing was undone in between, though it might have been."""
+    ops = [
+        told(Claim.GRANTED, A, at=1),
+        told(Claim.GIVEN_BACK, A, at=2),
+        told(Claim.GRANTED, B, at=3),
+        told(Claim.GIVEN_BACK, A, at=4),
+        told(Claim.ENDED, A, at=5),
+    ]
+    assert explain(ops, lossy=True) is None
 
 
 def test_key_is_forgotten_with_a_loss() -> None:
@@ -315,6 +363,14 @@ def test_names_where_it_could_not_go_on() -> None:
     ]
     found = explain(ops)
     assert found == (True, 2, State(held=A), (2, 3))
+    ops = [
+        told(Claim.GRANTED, B, at=1, until=5),
+        told(Claim.GRANTED, A, at=2, until=5),
+        told(Claim.ENDED, A, at=3, until=5),
+        told(Claim.NOTHING, at=6),
+    ]
+    found = explain(ops)
+    assert found == (True, 3, State(held=B, ended=frozenset({A})), (3,))
 
 
 def test_gives_up_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import asyncpg
 import pytest
 
 from engine import keys, reconcile
 from engine.errors import Fenced
-from engine.model import Number
-from engine.reconcile import run
+from engine.model import Number, booking_id
+from engine.outbox import Outbox
+from engine.reconcile import Reconciliation, run
+from tests import world
 from tests.engine.house import House, Shop
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from engine.model import Item
+    from engine.scripts import Change
 
 
 async def _release(shop: Shop, event_id: int) -> None:
@@ -115,6 +121,119 @@ async def test_quick_check_finds_what_changes_a_count(
     await spoil(shop, event_id)
     assert (await shop.reconcile(event_id, full=False)).drift
     assert await shop.agree(event_id)
+
+
+async def test_one_in_one_out(shop: Shop) -> None:
+    """Drift that changes no count is found too, once every user is compared."""
+    event_id = await shop.open_event(9, "ann", "bob")
+    users = keys.users(shop.partition, event_id)
+    await shop.redis.hdel(users, "ann")
+    await shop.redis.hset(users, "zoe", "1-1")
+    for dry_run in (True, False):
+        found = (await shop.reconcile(event_id, dry_run=dry_run)).drift
+        assert [(d.kind, d.user_id) for d in found] == [("add", "ann"), ("release", "zoe")]
+    assert await shop.agree(event_id)
+
+
+@pytest.fixture
+def no_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To read the users of Redis is a fault."""
+
+    def search(*_: object) -> None:
+        pytest.fail("it searched Redis")
+
+    monkeypatch.setattr(Reconciliation, "_redis_pages", search)
+
+
+@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize("at_once", [1, 64])
+async def test_what_is_on_its_way_is_counted(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, *, full: bool, at_once: int, no_search: None
+) -> None:
+    """While an event is sold, its counts still agree: nobody has to look at the users of Redis."""
+    monkeypatch.setattr(reconcile, "ENTRIES_A_READ", at_once)
+    event_id, other = await shop.open_event(9, "ann", "bob"), await shop.open_event(9)
+    await shop.reserve(event_id, "cem", "dan")
+    await shop.cancel(event_id, "ann", Number(1, 1))
+    await shop.reserve(other, "ann", "bob", "cem")
+    await shop.reserve(event_id, "eve")
+    assert (await shop.reconcile(event_id, full=full)).drift == []
+    await shop.drain()
+    assert (await shop.reconcile(event_id, full=full)).drift == []
+    assert await shop.agree(event_id)
+
+
+async def test_mark_within_an_entry(shop: Shop, no_search: None) -> None:
+    """A drain may end its batch in the middle of one: the rest of it is on its way."""
+    event_id = await shop.open_event(9)
+    await shop.reserve(event_id, "ann", "bob", "cem")
+    await shop.sql(
+        "INSERT INTO bookings (id, event_id, user_id) VALUES ($1, $2, 'ann')",
+        booking_id(Number(1, 1), shop.partition),
+        event_id,
+    )
+    await shop.sql("UPDATE partitions SET mark_seq = 1 WHERE p = $1", shop.partition)
+    assert (await shop.reconcile(event_id)).drift == []
+
+
+async def test_outbox_is_read_ahead_of_the_lock(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However far the ledger is behind, a drain waits for no more than what is new."""
+    event_id = await shop.open_event(99, "ann", "bob")
+    for i in range(20):
+        await shop.reserve(event_id, f"user {i}")
+    await _add(shop, event_id)
+    judge, read = Reconciliation._judge, Outbox.read  # noqa: SLF001 - what is done under the lock
+    read_after: list[Number] = []
+
+    async def recorded(self: Outbox, after: Number, **options: int) -> list[Item]:
+        read_after.append(after)
+        return await read(self, after, **options)
+
+    async def locked(self: Reconciliation, *args: object) -> list[Change]:
+        read_after.clear()
+        return await judge(self, *args)
+
+    monkeypatch.setattr(Outbox, "read", recorded)
+    monkeypatch.setattr(Reconciliation, "_judge", locked)
+    found = (await shop.reconcile(event_id, users=["ann"])).drift
+    assert [(d.kind, d.user_id) for d in found] == [("add", "ann")]
+    assert read_after == [Number(1, 22)]
+
+
+async def test_count_is_mended_beside_a_sale(shop: Shop) -> None:
+    """To count a million rows takes a while: no drain waits for it, and what it books stays."""
+    event_id = await shop.open_event(9, "ann", "bob")
+    await _count(shop, event_id)
+    drain = await asyncpg.connect(shop.house.settings.postgres_dsn)
+    async with drain.transaction():
+        await drain.execute("SELECT lock_partition($1)", shop.partition)
+        await drain.execute("INSERT INTO bookings (event_id, user_id) VALUES ($1, 'cem')", event_id)
+        mending = asyncio.create_task(shop.ledger.mend_count(event_id))
+        await world.until(lambda: _waits(drain, "booked = booked + $2"))
+    await drain.close()
+    assert await mending == (0, 2)
+    assert await shop.ledger.count(event_id) == (3, 3)
+
+
+async def _waits(connection: asyncpg.Connection, statement: str) -> bool:
+    """Whether somebody waits for a lock in this statement."""
+    found: bool = await connection.fetchval(
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() "
+        "AND wait_event_type = 'Lock' AND query LIKE '%' || $1 || '%')",
+        statement,
+    )
+    return found
+
+
+async def test_count_is_mended_once(shop: Shop) -> None:
+    """Two who find it wrong at the same time do not correct it twice."""
+    event_id = await shop.open_event(9, "ann", "bob")
+    await _count(shop, event_id)
+    mended = await asyncio.gather(*(shop.ledger.mend_count(event_id) for _ in range(4)))
+    assert sorted(mended) == [(0, 2), (2, 2), (2, 2), (2, 2)]
+    assert await shop.ledger.count(event_id) == (2, 2)
 
 
 async def test_named_users_alone(shop: Shop) -> None:
