@@ -70,8 +70,8 @@ class Op(NamedTuple):
 class State(NamedTuple):
     """One user at one event: the booking that he holds (0: none), and what became of the others.
 
-    ``key`` is what the held one was made with. ``cancelled`` can be undone by a loss of Redis, and is
-    empty where there was none; ``ended`` cannot.
+    ``key`` is what the held one was made with. ``cancelled`` can be undone by a loss of Redis and
+    is empty where there was none; ``ended`` cannot.
     """
 
     held: int = 0
@@ -149,10 +149,6 @@ class _Search:
         self._lost = lost
         self._known = sum(1 << i for i, op in enumerate(ops) if op.claim not in PERHAPS)
         self._perhaps = [i for i, op in enumerate(ops) if op.claim in PERHAPS]
-        self._keys: dict[int, set[str]] = {}
-        for op in ops:
-            if op.claim is Claim.GRANTED:
-                self._keys.setdefault(op.booking, set()).add(op.key)
         self._fleeting = self._never_seen_held()
         self._places = {
             Claim.GRANTED: self._granted,
@@ -311,10 +307,8 @@ class _Search:
         firsts: dict[str, int] = {}
         for i in self._unanswered(node, Claim.PERHAPS_RESERVED, limit):
             firsts.setdefault(self._ops[i].key, i)
-        answered_to = self._keys.get(booking, set())
         for key, i in firsts.items():
-            if all(key and key == each for each in answered_to):
-                yield Node(node.placed | 1 << i, node.state._replace(held=booking, key=key))
+            yield Node(node.placed | 1 << i, node.state._replace(held=booking, key=key))
 
     def _unanswered(self, node: Node, claim: Claim, limit: float) -> Iterator[int]:
         for i in self._perhaps:

@@ -156,7 +156,7 @@ async def test_what_is_on_its_way_is_counted(
     await shop.reserve(event_id, "cem", "dan")
     await shop.cancel(event_id, "ann", Number(1, 1))
     await shop.reserve(other, "ann", "bob", "cem")
-    await shop.reserve(event_id, "eve")
+    await shop.reserve(event_id, "eve", "fay")
     assert (await shop.reconcile(event_id, full=full)).drift == []
     await shop.drain()
     assert (await shop.reconcile(event_id, full=full)).drift == []
@@ -176,30 +176,69 @@ async def test_mark_within_an_entry(shop: Shop, no_search: None) -> None:
     assert (await shop.reconcile(event_id)).drift == []
 
 
-async def test_outbox_is_read_ahead_of_the_lock(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class UnderTheLock:
+    """What is done while the partition is locked, and what happens just before."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.users: list[str] = []
+        self.read_after: list[Number] = []
+        self.before: Callable[[], Awaitable[object]] | None = None
+        judge, read = Reconciliation._judge, Outbox.read  # noqa: SLF001 - the lock is held in it
+
+        async def recorded(outbox: Outbox, after: Number, **options: int) -> list[Item]:
+            self.read_after.append(after)
+            return await read(outbox, after, **options)
+
+        async def locked(
+            reconciliation: Reconciliation, *args: object, **options: object
+        ) -> list[Change]:
+            if self.before:
+                await self.before()
+            self.users += args[-1]
+            self.read_after.clear()
+            return await judge(reconciliation, *args, **options)
+
+        monkeypatch.setattr(Outbox, "read", recorded)
+        monkeypatch.setattr(Reconciliation, "_judge", locked)
+
+
+@pytest.fixture
+def under_the_lock(monkeypatch: pytest.MonkeyPatch) -> UnderTheLock:
+    """Watch what a drain would have to wait for."""
+    return UnderTheLock(monkeypatch)
+
+
+async def test_outbox_is_read_ahead_of_the_lock(shop: Shop, under_the_lock: UnderTheLock) -> None:
     """However far the ledger is behind, a drain waits for no more than what is new."""
     event_id = await shop.open_event(99, "ann", "bob")
     for i in range(20):
         await shop.reserve(event_id, f"user {i}")
     await _add(shop, event_id)
-    judge, read = Reconciliation._judge, Outbox.read  # noqa: SLF001 - what is done under the lock
-    read_after: list[Number] = []
-
-    async def recorded(self: Outbox, after: Number, **options: int) -> list[Item]:
-        read_after.append(after)
-        return await read(self, after, **options)
-
-    async def locked(self: Reconciliation, *args: object) -> list[Change]:
-        read_after.clear()
-        return await judge(self, *args)
-
-    monkeypatch.setattr(Outbox, "read", recorded)
-    monkeypatch.setattr(Reconciliation, "_judge", locked)
     found = (await shop.reconcile(event_id, users=["ann"])).drift
     assert [(d.kind, d.user_id) for d in found] == [("add", "ann")]
-    assert read_after == [Number(1, 22)]
+    assert under_the_lock.read_after == [Number(1, 22)]
+
+
+async def test_only_drift_is_looked_at_under_the_lock(
+    shop: Shop, under_the_lock: UnderTheLock
+) -> None:
+    """Who is on his way, and who is in both stores, makes no drain wait."""
+    event_id = await shop.open_event(9, "ann", "bob", "cem")
+    await shop.cancel(event_id, "bob", Number(1, 2))
+    await shop.reserve(event_id, "dan", "bob")
+    await _release_and_dirty(shop, event_id)
+    await shop.redis.hset(keys.users(shop.partition, event_id), "cem", "1-1")
+    await shop.reconcile(event_id)
+    assert under_the_lock.users == ["cem", "zoe"]
+
+
+async def test_cancel_just_before_the_last_look(shop: Shop, under_the_lock: UnderTheLock) -> None:
+    """Redis is not locked: a user whose cancel is in the outbox by then is not brought back."""
+    event_id = await shop.open_event(9, "ann", "bob")
+    under_the_lock.before = lambda: shop.cancel(event_id, "ann", Number(1, 1))
+    assert (await shop.reconcile(event_id, users=["ann"])).drift == []
+    await shop.drain()
+    assert await shop.agree(event_id)
 
 
 async def test_count_is_mended_beside_a_sale(shop: Shop) -> None:
@@ -211,29 +250,33 @@ async def test_count_is_mended_beside_a_sale(shop: Shop) -> None:
         await drain.execute("SELECT lock_partition($1)", shop.partition)
         await drain.execute("INSERT INTO bookings (event_id, user_id) VALUES ($1, 'cem')", event_id)
         mending = asyncio.create_task(shop.ledger.mend_count(event_id))
-        await world.until(lambda: _waits(drain, "booked = booked + $2"))
+        await world.until(lambda: _wait(shop, 1))
     await drain.close()
     assert await mending == (0, 2)
     assert await shop.ledger.count(event_id) == (3, 3)
-
-
-async def _waits(connection: asyncpg.Connection, statement: str) -> bool:
-    """Whether somebody waits for a lock in this statement."""
-    found: bool = await connection.fetchval(
-        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() "
-        "AND wait_event_type = 'Lock' AND query LIKE '%' || $1 || '%')",
-        statement,
-    )
-    return found
 
 
 async def test_count_is_mended_once(shop: Shop) -> None:
     """Two who find it wrong at the same time do not correct it twice."""
     event_id = await shop.open_event(9, "ann", "bob")
     await _count(shop, event_id)
-    mended = await asyncio.gather(*(shop.ledger.mend_count(event_id) for _ in range(4)))
-    assert sorted(mended) == [(0, 2), (2, 2), (2, 2), (2, 2)]
+    drain = await asyncpg.connect(shop.house.settings.postgres_dsn)
+    async with drain.transaction():
+        await drain.execute("SELECT FROM events WHERE id = $1 FOR UPDATE", event_id)
+        mending = [asyncio.create_task(shop.ledger.mend_count(event_id)) for _ in range(2)]
+        await world.until(lambda: _wait(shop, 2))
+    await drain.close()
+    assert sorted(await asyncio.gather(*mending)) == [(0, 2), (2, 2)]
     assert await shop.ledger.count(event_id) == (2, 2)
+
+
+async def _wait(shop: Shop, count: int) -> bool:
+    """Whether so many sessions of this ledger wait for a lock."""
+    ((waiting,),) = await shop.sql(
+        "SELECT count(*) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    return waiting == count
 
 
 async def test_named_users_alone(shop: Shop) -> None:
