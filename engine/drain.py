@@ -191,6 +191,8 @@ class Drain:
                 if not recovering:
                     raise Gap(self.partition, after=last, found=number)
                 after = Number(number.epoch, number.seq - 1)
+                if number.epoch != last.epoch:
+                    await locked.close_epoch(self.partition, last)
                 first = last.seq + 1 if number.epoch == last.epoch else 1
                 if first < number.seq:
                     await self._note_gap(locked, Number(number.epoch, first), after)

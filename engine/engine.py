@@ -427,7 +427,7 @@ class Engine:
         fate, found = await self._in_ledger(booking)
         if fate is Status.PENDING and not found:
             raise away
-        return _lost(booking) if fate is Status.LOST else found
+        return _lost(booking) if fate is Status.LOST and not found else found
 
     async def _on_its_way(self, booking: int, item: Item) -> Booking:
         """A booking that is in the outbox and not in the ledger: pending, or cancelled since."""

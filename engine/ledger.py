@@ -436,6 +436,10 @@ class Locked:
         """Say how far the ledger has taken the outbox."""
         await self._connection.execute(QUERY["set_mark"], partition, *mark)
 
+    async def close_epoch(self, partition: int, last: Number) -> None:
+        """Say that an epoch ended with this number: the outbox goes on with a later one."""
+        await self._connection.execute(QUERY["close_epoch"], partition, *last)
+
     async def open_epoch(self, partition: int, epoch: int, mark: Number) -> None:
         """End a recovery: close the older epochs at the mark, and begin the new one."""
         await self._connection.execute(QUERY["close_epochs"], partition, *mark)

@@ -104,6 +104,10 @@ RETURNING epoch;
 UPDATE partitions SET changed_at = now() - interval '4.5 s'
 WHERE p = $1 AND epoch = $2 AND state = 'recovering';
 
+-- name: close_epoch
+UPDATE epochs SET closed_at = now(), closed_seq = $3
+WHERE p = $1 AND epoch = $2 AND closed_at IS NULL;
+
 -- name: close_epochs
 UPDATE epochs SET closed_at = now(), closed_seq = CASE WHEN epoch = $2 THEN $3::bigint ELSE 0 END
 WHERE p = $1 AND closed_at IS NULL;

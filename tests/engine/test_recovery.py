@@ -223,6 +223,18 @@ async def test_entry_with_a_number_of_the_epoch_that_is_opened(shop: Shop) -> No
     assert [tuple(row) for row in await shop.sql(dead, event_id)] == [(BY_HAND,)]
 
 
+async def test_entry_of_an_epoch_that_was_never_opened(shop: Shop) -> None:
+    """A recovery died before it was done, and a hand wrote: the older epoch's bookings stay."""
+    event_id = await shop.open_event(5)
+    (ann,) = await shop.reserve(event_id, "ann")
+    await shop.house.ledger.advance_epoch(shop.partition, 1)
+    await shop.house.ledger.give_up_recovering(shop.partition, 2)
+    await shop.redis.xadd(keys.outbox(shop.partition), {"by": "hand"}, "2-1")
+    await shop.recovery.reopen(shop.partition, 2)
+    assert set(await shop.rows(event_id)) == {"ann"}
+    assert await shop.fate(ann) == ("confirmed", None)
+
+
 async def test_outbox_that_is_no_stream(shop: Shop) -> None:
     """A hand put something else in its place: the partition opens again without it."""
     event_id = await shop.open_event(2, "ann")
