@@ -610,6 +610,8 @@ def _is_to_be_explained(case: Case, booking: int) -> bool:
 
 
 _CLAIMS: Final = {
+    ("reserve", "201 confirmed"): Claim.GRANTED,
+    ("reserve", "202 pending"): Claim.GRANTED,
     ("reserve", "409 already_booked"): Claim.HELD,
     ("reserve", "409 sold_out"): Claim.NOTHING,
     ("cancel", "200"): Claim.ENDED,
@@ -637,8 +639,6 @@ def _op(case: Case, call: Call) -> Op | None:
     if told == "409 sold_out" and call.event in facts.edited:
         return None  # a hand may have taken him out of Redis
     claim = _CLAIMS.get((call.kind, told)) or _CLAIMS.get((call.kind, str(call.status)))
-    if call.kind == "reserve" and call.status in GRANTED:
-        claim = Claim.GRANTED
     return Op(
         claim or Claim.IMPOSSIBLE,
         call.begin,

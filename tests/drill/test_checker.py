@@ -872,9 +872,12 @@ def test_10_only_a_reservation_makes_a_booking() -> None:
         refused("ann", 1, "event_not_found"),
         refused("ann", 1, "another"),
         reserve("ann", 1, 0, 200),
+        reserve("ann", 1, 0, 201, state="pending"),
+        reserve("ann", 1, 0, 202, state="confirmed"),
+        reserve("ann", 1, 0, 202, state="cancelled"),
         reserve("ann", 1, 0, 400, code="invalid_body"),
     ],
-    ids=lambda call: f"{call.status} {call.code}",
+    ids=lambda call: f"{call.status} {call.code or call.state}",
 )
 def test_10_no_such_answer_is_expected(call: Call) -> None:
     """Of a user who holds nothing; of an event that the drill did not open anything may be said."""
