@@ -1,101 +1,102 @@
-"""``make bench``: answers a second of each kind, next to the API's cheapest route.
+"""``make bench``: onsale beside other ways to sell seats, on this machine, in one run.
 
-Starts an engine of its own, asks for each kind of answer in turn, several rounds, and prints the
-median of each and its ratio to ``GET /health`` in the same round. Everything shares the machine's
-cores, this client included, so only the ratios mean something.
+Starts Redis and Postgres, and lets each contender have them in turn, A B A B …, under the same
+load. Prints medians and ratios; writes ``results/*.json`` and pictures beside this file.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
-import statistics
-import subprocess
+import resource
 import sys
-import tempfile
-import time
-from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
+from pathlib import Path
+from typing import Annotated
 
-import asyncpg
+import typer
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from bench.speed import report, results, scenario, ways
+from bench.speed.measurement import Measurement, Results
+from bench.speed.servers import Servers
+from bench.speed.targets import MARGIN
+from bench.speed.turn import Turn
 
-CONNECTIONS: Final = 64
-ROUNDS: Final = 5
-SECONDS: Final = 1.5
+FOLDER = Path(__file__).parent / "results"
+SECONDS = 5
+ROUNDS = 3
+SHORT_SECONDS = 2
+SHORT_ROUNDS = 2
 
-
-def reserve(event_id: int, user_id: str, prefer: str) -> bytes:
-    """A reserve request as bytes."""
-    body = f'{{"event_id":{event_id},"user_id":"{user_id}"}}'
-    return (
-        f"POST /api/bookings/reserve HTTP/1.1\r\nHost: bench\r\nPrefer: {prefer}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
-    ).encode()
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
-async def rate(url: str, request: Callable[[str], bytes], expected: bytes) -> float:
-    """Answers a second, over all connections; each must have the expected status."""
-    parts, end = urlsplit(url), time.perf_counter() + SECONDS
+@app.command()
+def main(
+    *,
+    short: Annotated[
+        bool,
+        typer.Option("--short", help="A minute; fails if a ratio is missed by a factor of two."),
+    ] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only this scenario; may be repeated.")
+    ] = None,
+    seconds: Annotated[int, typer.Option(min=1, help="How long a turn lasts.")] = SECONDS,
+    rounds: Annotated[int, typer.Option(min=1, help="How many turns each side has.")] = ROUNDS,
+) -> None:
+    """Measure onsale beside its peers and print ratios.
 
-    async def client(number: int) -> int:
-        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-        answers = 0
-        while time.perf_counter() < end:
-            writer.write(request(f"{number}-{answers}-{end}"))
-            head = await reader.readuntil(b"\r\n\r\n")
-            if expected not in head[:16]:
-                raise RuntimeError(f"expected {expected!r}: {head!r}")
-            length = head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]
-            await reader.readexactly(int(length))
-            answers += 1
-        writer.close()
-        return answers
-
-    return sum(await asyncio.gather(*[client(n) for n in range(CONNECTIONS)])) / SECONDS
-
-
-async def measure(url: str, database_url: str) -> None:
-    """Ask for each kind in turn, and print a line for each."""
-    connection = await asyncpg.connect(database_url)
-    statement = "INSERT INTO events (name, total_seats) VALUES ('bench', $1) RETURNING id"
-    open_id = await connection.fetchval(statement, 10_000_000)
-    full_id = await connection.fetchval(statement, 0)
-    await connection.close()
-    kinds: dict[str, tuple[Callable[[str], bytes], bytes]] = {
-        "health": (lambda _: b"GET /health HTTP/1.1\r\nHost: bench\r\n\r\n", b" 200 "),
-        "sold_out": (lambda user: reserve(full_id, user, "wait=10"), b" 409 "),
-        "confirmed": (lambda user: reserve(open_id, user, "wait=10"), b" 201 "),
-        "accepted": (lambda user: reserve(open_id, user, "respond-async"), b" 202 "),
-    }
-    rates: dict[str, list[float]] = {kind: [] for kind in kinds}
-    for _ in range(ROUNDS):
-        for kind, (request, expected) in kinds.items():
-            rates[kind].append(await rate(url, request, expected))
-    for kind, found in rates.items():
-        ratios = [a / b for a, b in zip(found, rates["health"], strict=True)]
-        print(  # noqa: T201 - this is what it is for
-            f"{kind:10} {statistics.median(found):8.0f} a second  "
-            f"{statistics.median(ratios):5.2f} x health"
-        )
-
-
-def main() -> None:
-    """Start an engine, measure, stop it."""
-    with tempfile.TemporaryDirectory(prefix="onsale-bench-") as data:
-        argv = [sys.executable, "-m", "engine.cli", "up", "--json", "--port", "0", "--data", data]
-        quiet = {**os.environ, "RATE_LIMIT_MAX": "0", "LOG_LEVEL": "error"}
-        with subprocess.Popen(  # noqa: S603 - our own program
-            argv, env=quiet, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        ) as up:
-            try:
-                state = json.loads((up.stdout or sys.stdin.buffer).readline())
-                asyncio.run(measure(state["api"], state["database_url"]))
-            finally:
-                up.terminate()
+    Exits with 1 if the short form misses a ratio by far, or if anybody broke his promise.
+    """
+    if short:
+        seconds, rounds = SHORT_SECONDS, SHORT_ROUNDS
+    chosen = list(scenario.short() if short else scenario.scenarios())
+    chosen = [each for each in chosen if not only or each.name in only]
+    if unknown := set(only or ()) - {each.name for each in chosen}:
+        known = ", ".join(each.name for each in scenario.scenarios())
+        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: known are {known}")
+    allow_many_connections()
+    printed = report.console()
+    with Servers() as servers:
+        about = results.about(servers, seconds=seconds, rounds=rounds)
+        printed.print("  ".join(f"{name} {fact}" for name, fact in about.items()))
+        measured = []
+        for each in chosen:
+            found = measure(servers, each, seconds=seconds, rounds=rounds)
+            measured += found
+            printed.print(report.table(Results(found), each.name, f"\n{each.title}"))
+            printed.print("\n".join(report.figures(Results(found), each.name)))
+            if not short:
+                results.write(FOLDER, each.name, about, found)
+    everything = Results(measured)
+    printed.print(report.verdicts(everything))
+    if short:
+        missed = report.missed(everything, margin=MARGIN)
+        printed.print("\n".join(missed))
+        sys.exit(1 if missed else 0)
+    draw()
 
 
-main()
+def measure(
+    servers: Servers, each: scenario.Scenario, *, seconds: int, rounds: int
+) -> list[Measurement]:
+    """Let each side have its turn, and again, as often as said."""
+    return [
+        ways.take(Turn(servers, each, side, number=number, seconds=seconds))
+        for number in range(1, (each.rounds or rounds) + 1)
+        for side in each.sides
+    ]
+
+
+def draw() -> None:
+    """Draw what was written, of this run or an earlier one."""
+    from bench.speed import pictures  # noqa: PLC0415 - the short form does without matplotlib
+
+    pictures.draw(results.read(FOLDER), FOLDER)
+
+
+def allow_many_connections() -> None:
+    """Let the children open as many files as the machine allows."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+if __name__ == "__main__":
+    app()

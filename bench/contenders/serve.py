@@ -1,0 +1,33 @@
+"""The server of every contender: uvicorn with the settings of our own API, in one process."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from uvicorn import Config, Server
+
+from api.__main__ import BACKLOG, adopt
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+
+def serve(application: ASGIApp) -> None:
+    """Serve on the socket that the bench opened, until told to end."""
+    config = Config(
+        application,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        workers=1,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=15,
+    )
+    Server(config).run(sockets=[adopt(os.environ["LISTEN_FD"])])
