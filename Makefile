@@ -34,7 +34,7 @@ drill: install  ## break a sale, and judge it; options: make drill ARGS="--round
 	.venv/bin/onsale drill $(ARGS)
 
 bench: install  ## measure it beside its peers: half an hour; options: make bench ARGS=--short
-	.venv/bin/python -m bench $(ARGS)
+	.venv/bin/onsale bench $(ARGS)
 
 fmt: install  ## format, and mend what the linter can mend
 	.venv/bin/python -m ruff check --fix-only .

@@ -41,6 +41,7 @@ Endpoint = Callable[[Scope, Receive], Awaitable[Answer | None]]
 _RESERVE = "/api/bookings/reserve"
 _RESERVATION = b'{"id":%d,"event_id":%d,"user_id":%b,"created_at":"%b","status":"%b"}'
 _REPLAYED: Header = (b"idempotency-replayed", b"true")
+_REASONS = frozenset(Word)
 _GIVEN_BACK = "Бронирование успешно удалено"
 _DOCS_POLICY = (
     b"default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
@@ -113,7 +114,8 @@ class Bookings:
             return BARE["booking_not_found"]
         status = booking.status
         if status not in (Status.PENDING, Status.CONFIRMED):
-            detail = booking.reason and f"The booking is {status}: {booking.reason}."
+            named = booking.reason in _REASONS  # a dead letter's reason is for its operator
+            detail = f"The booking is {status}: {booking.reason}." if named else None
             return problem(f"booking_{status}", detail=detail)
         return _ok(
             schemas.Booking(

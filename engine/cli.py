@@ -90,11 +90,13 @@ def worker(context: typer.Context) -> None:
 @app.command(context_settings={**PASS_ON_ALL, "help_option_names": []})
 def drill(context: typer.Context) -> None:
     """Sell on a system of its own while it is being broken, and judge it; see its --help."""
-    from importlib.util import find_spec  # noqa: PLC0415 - see the top
+    _become_of_the_clone("bench.drill", context.args)
 
-    if find_spec("bench") is None:
-        raise Misconfigured("the drill is part of the source tree: run it in a clone of it")
-    _become([sys.executable, "-m", "bench.drill", *context.args])
+
+@app.command(context_settings={**PASS_ON_ALL, "help_option_names": []})
+def bench(context: typer.Context) -> None:
+    """Measure it beside other ways to sell seats, on this machine; see its --help."""
+    _become_of_the_clone("bench", context.args)
 
 
 @app.command()
@@ -405,6 +407,14 @@ def _reconcile(settings: Settings, events: list[int], *, dry_run: bool, as_json:
         total = f"{report.events} events, {report.warm} in Redis; drift {what}: {len(lines)}"
         typer.echo("\n".join([*lines, total]))
     return int(dry_run and bool(report.drift))
+
+
+def _become_of_the_clone(module: str, args: list[str]) -> None:
+    from importlib.util import find_spec  # noqa: PLC0415 - see the top
+
+    if find_spec("bench") is None:
+        raise Misconfigured(f"{module} is part of the source tree: run it in a clone of it")
+    _become([sys.executable, "-m", module, *args])
 
 
 def _become(argv: list[str]) -> None:

@@ -63,7 +63,7 @@ class Waiters:
             Fault: the ledger can never take the entry; it is a dead letter.
         """
         if self._known_after < number <= self._known_to:
-            return _word(self._rejected.get(number))
+            return refusal_for(self._rejected.get(number))
         loop = asyncio.get_running_loop()
         if wait_ms <= 0 or self._behind_s(loop.time()) * 1000 > wait_ms:
             raise TimeoutError
@@ -159,13 +159,17 @@ class Waiters:
 
 def _settle(future: asyncio.Future[Word | None], reason: str | None) -> None:
     try:
-        future.set_result(_word(reason))
+        future.set_result(refusal_for(reason))
     except Fault as error:
         future.set_exception(error)
 
 
-def _word(reason: str | None) -> Word | None:
-    """The refusal that a reason of the ledger stands for."""
+def refusal_for(reason: str | None) -> Word | None:
+    """The refusal that a reason of the ledger stands for; None if it has none.
+
+    Raises:
+        Fault: it stands for none; the entry is a dead letter.
+    """
     if reason is None:
         return None
     try:

@@ -128,9 +128,12 @@ class Drain:
             seats = await locked.seats({item.event_id for item in batch})
             held = await locked.held({(item.event_id, item.user_id) for item in batch})
             ruling = rule(batch, partition=self.partition, seats=seats, held=held)
-            await locked.write(ruling, self.partition)
+            given_back = await locked.write(ruling, self.partition)
             await locked.set_mark(self.partition, batch[-1].number)
         metrics.DRAINED.inc(len(batch))
+        for letter in given_back:
+            metrics.SETTLED_LETTERS.labels("cancelled").inc()
+            log.info("dead_letter_cancelled", partition=self.partition, booking_id=letter)
         return Taken(after, batch[-1].number, tuple(ruling.rejected))
 
     async def _set_aside(self, item: Item, reason: str, *, epoch: int, shift: int | None) -> Taken:

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from engine import keys, metrics, outbox
 from engine.admission import Decision, Lane
-from engine.confirmations import Waiters
+from engine.confirmations import Waiters, refusal_for
 from engine.errors import (
     Dirty,
     Fault,
@@ -186,11 +186,12 @@ class Engine:
         booking = booking_id(number, partition)
         if word is Word.ALREADY_BOOKED:
             return Reservation(word, booking)
-        if word is Word.REPLAYED:
-            return await self._replay(booking, number, wait_ms)
         waiters = self._waiters[partition]
-        waiters.granted(number)
-        status, refusal = await self._confirmed(waiters, number, wait_ms)
+        if word is Word.REPLAYED:
+            at_ms, status, refusal = await self._replay(booking, waiters, wait_ms)
+        else:
+            waiters.granted(number)
+            status, refusal = await self._confirmed(waiters, number, wait_ms)
         if refusal is not None:
             return await self._refused(refusal, event_id, user_id, lane)
         return Reservation(word, booking, at_ms, status)
@@ -354,16 +355,26 @@ class Engine:
             return Reservation(word, booking_id(look.held, lane.partition))
         return Reservation(word)
 
-    async def _replay(self, booking: int, number: Number, wait_ms: int) -> Reservation:
-        """The first answer again."""
+    async def _replay(
+        self, booking: int, waiters: Waiters, wait_ms: int
+    ) -> tuple[int, Status, Word | None]:
+        """The first answer again: when the booking was made, its status, or its refusal."""
         found = await self.booking(booking)
         if found is None:
             raise Fault(f"booking {booking} is held in Redis, but not to be found")
-        status = found.status
-        if status is Status.PENDING:
-            waiters = self._waiters[booking_partition(booking)]
-            status, _ = await self._confirmed(waiters, number, wait_ms)
-        return Reservation(Word.REPLAYED, booking, found.created_at_ms, status)
+        match found.status:
+            case Status.PENDING:
+                number = Number.of_booking(booking)
+                status, refusal = await self._confirmed(waiters, number, wait_ms)
+            case Status.REJECTED:
+                status, refusal = Status.REJECTED, refusal_for(found.reason)
+            case Status.LOST:
+                raise RedisAway("Redis lost the entry before the ledger took it")
+            case Status.CANCELLED:  # since Redis was asked
+                status, refusal = Status.PENDING, None
+            case Status.CONFIRMED:
+                status, refusal = Status.CONFIRMED, None
+        return found.created_at_ms, status, refusal
 
     async def _give_back(self, booking: Booking, lane: Lane) -> Decision | None:
         """Ask Redis to cancel; not found if it does not hold the booking, None without an event."""

@@ -294,6 +294,12 @@ class Ledger:
         rows = await self._fetch("dead_letters", limit)
         return [_letter(row) for row in rows], rows[0]["total"] if rows else 0
 
+    async def letters_waiting(self) -> int:
+        """How many dead letters there are."""
+        (row,) = await self._fetch("count_dead_letters")
+        waiting: int = row["count"]
+        return waiting
+
     async def letter_ids(self) -> list[int]:
         """Every dead letter's id, in the order in which they were set aside."""
         return [row["id"] for row in await self._fetch("dead_letter_ids")]
@@ -374,8 +380,11 @@ class Locked:
         rows = await self._connection.fetch(QUERY["held"], events, users)
         return {(row["event_id"], row["user_id"]): row["id"] for row in rows}
 
-    async def write(self, ruling: Ruling, partition: int) -> None:
-        """Write a ruling: first what ends, so that its seats are free for what begins."""
+    async def write(self, ruling: Ruling, partition: int) -> list[int]:
+        """Write a ruling: first what ends, so that its seats are free for what begins.
+
+        Answers the dead letters that are none any more: their callers have given them back.
+        """
         execute = self._connection.execute
         if ruling.ended:
             ended_at = [_time(cancel.at_ms) for cancel in ruling.ended.values()]
@@ -407,6 +416,11 @@ class Locked:
                 outcomes,
                 reasons,
             )
+        if not ruling.void:
+            return []
+        users = [cancel.user_id for cancel in ruling.void.values()]
+        rows = await self._connection.fetch(QUERY["cancel_dead_letters"], list(ruling.void), users)
+        return [row["id"] for row in rows]
 
     async def set_aside(self, item: Item, reason: str, *, entry: str, booking: int | None) -> None:
         """Write a dead letter. ``booking`` is its id, or None to be given one."""

@@ -14,7 +14,10 @@ DRAINED = Counter("onsale_drained", "Items the ledger has taken.")
 REJECTED = Counter("onsale_rejected", "Bookings the ledger refused, by reason.", ["reason"])
 DEAD_LETTERS = Counter("onsale_dead_letters", "Entries set aside: the ledger can never take them.")
 SETTLED_LETTERS = Counter(
-    "onsale_dead_letters_settled", "Dead letters that a person settled, by outcome.", ["outcome"]
+    "onsale_dead_letters_settled", "Dead letters that were settled, by outcome.", ["outcome"]
+)
+WAITING_LETTERS = Gauge(
+    "onsale_dead_letters_waiting", "Dead letters to settle.", multiprocess_mode="mostrecent"
 )
 RECOVERIES = Counter("onsale_recoveries", "Epochs opened.")
 HYDRATIONS = Counter("onsale_hydrations", "Events loaded from the ledger.")

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["release", "fix", "add", "total", "left", "count", "gone", "fenced"]
 READ_AT_ONCE: Final = 500
+LOCKED_AT_ONCE: Final = 100
+"""Users; sales that wait for the ledger wait while they are looked at."""
 
 log = get_logger(__name__)
 
@@ -148,10 +150,10 @@ class Reconciliation:
         mend = partial(self._mend, event_id, travellers, dry_run=dry_run)
         drift = await mend(users or [], seats=True)
         if users is None and (full or drift or not await self._counts_agree(event_id)):
-            async for candidates in self._unlike_the_ledger(event_id, travellers):
+            async for candidates in _batches(self._unlike_the_ledger(event_id, travellers)):
                 drift += await mend(candidates)
             if drift or not await self._counts_agree(event_id):
-                async for candidates in self._unknown_to_the_ledger(event_id):
+                async for candidates in _batches(self._unknown_to_the_ledger(event_id)):
                     drift += await mend(candidates)
         return drift
 
@@ -335,6 +337,18 @@ class _Travellers:
             self._users.update(item.user_id for item in read if item.event_id == self._event_id)
             self._read_to = read[-1].number
         return self._users
+
+
+async def _batches(pages: AsyncIterator[list[str]]) -> AsyncIterator[list[str]]:
+    """The same users, as many as may be looked at under one lock."""
+    batch: list[str] = []
+    async for page in pages:
+        batch += page
+        while len(batch) >= LOCKED_AT_ONCE:
+            yield batch[:LOCKED_AT_ONCE]
+            del batch[:LOCKED_AT_ONCE]
+    if batch:
+        yield batch
 
 
 def _fenced(event_id: int, epoch: int) -> Drift:

@@ -36,13 +36,15 @@ class Ruling:
     """What to write, and whom to tell.
 
     ``inserted`` are new rows by booking id; ``ended`` are rows of the ledger that a cancel ends;
-    ``passed`` were reserved and cancelled within the batch; ``rejected`` are refused.
+    ``passed`` were reserved and cancelled within the batch; ``rejected`` are refused; ``void`` are
+    bookings that a cancel names and the ledger does not hold: one of them may be a dead letter.
     """
 
     inserted: dict[int, Item] = field(default_factory=dict)
     ended: dict[int, Item] = field(default_factory=dict)
     passed: dict[int, Item] = field(default_factory=dict)
     rejected: list[Rejection] = field(default_factory=list)
+    void: dict[int, Item] = field(default_factory=dict)
 
 
 def rule(
@@ -70,7 +72,8 @@ def rule(
                 _end(ruling, holder, item)
                 del held[place]
                 free[item.event_id] += 1
-            # Else the booking never came to be, or a hand removed it: nothing is left to end.
+            elif item.booking:  # it never came to be, or a hand removed it
+                ruling.void[booking_id(item.booking, partition)] = item
         elif item.event_id not in free:
             ruling.rejected.append(Rejection(item, Word.EVENT_NOT_FOUND))
         elif holder is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from engine import metrics
 from engine.errors import LedgerAway, Unavailable
 from engine.log import get_logger
 from engine.reconcile import close_event, reconcile_event
@@ -76,6 +77,7 @@ async def hand_out_shifts(ctx: dict[str, Any]) -> None:
     try:
         if pids := await stores.ledger.end_frozen(older_than_s=FROZEN_S):
             log.warning("frozen_sessions_ended", pids=pids)
+        metrics.WAITING_LETTERS.set(await stores.ledger.letters_waiting())
     except LedgerAway as error:
         log.warning("shifts_handed_out_blindly", reason=str(error))
     tick = int(time.time()) // TICK_S

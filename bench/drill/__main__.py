@@ -102,6 +102,9 @@ def show(played: list[Result]) -> None:
     for row in rows(played, list(FAULTS)):
         table.add_row(*row)
     Console(width=max(Console().width, WIDTH)).print(table)
+    for each in played:
+        for violation in each.violations:
+            typer.echo(f"seed {each.seed} breaks {violation.invariant}: {violation.sentence}")
     seconds = sum(each.seconds for each in played)
     broken = ", ".join(str(each.seed) for each in played if each.violations)
     typer.echo(

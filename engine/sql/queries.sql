@@ -206,6 +206,16 @@ SELECT id FROM ended_bookings WHERE outcome = 'dead' ORDER BY ended_at, id;
 -- name: dead_letter
 SELECT id, ended_at, event_id, reason, entry FROM ended_bookings WHERE id = $1 AND outcome = 'dead';
 
+-- name: count_dead_letters
+SELECT count(*) FROM ended_bookings WHERE outcome = 'dead';
+
+-- name: cancel_dead_letters
+UPDATE ended_bookings e
+SET outcome = 'cancelled', user_id = n.user_id, reason = NULL, entry = NULL
+FROM unnest($1::bigint[], $2::text[]) AS n (id, user_id)
+WHERE e.id = n.id AND e.outcome = 'dead'
+RETURNING e.id;
+
 -- name: lock_dead_letter
 SELECT id FROM ended_bookings WHERE id = $1 AND outcome = 'dead' FOR UPDATE;
 

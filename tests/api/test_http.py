@@ -184,9 +184,17 @@ class TestBooking:
 
     async def test_reason(self) -> None:
         """Why the ledger rejected a booking is in the detail."""
-        async with _over(Booking(1, 1, "ann", 0, Status.REJECTED, "the event is full")) as client:
+        async with _over(Booking(1, 1, "ann", 0, Status.REJECTED, "sold_out")) as client:
             answer = await client.get("/api/bookings/1")
-        assert "the event is full" in answer.json()["detail"]
+        assert "sold_out" in answer.json()["detail"]
+
+    async def test_reason_of_a_dead_letter(self) -> None:
+        """What Postgres said of an entry is for its operator."""
+        reason = "23514: Failing row contains (17, ann)"
+        async with _over(Booking(1, 1, "ann", 0, Status.REJECTED, reason)) as client:
+            answer = await client.get("/api/bookings/1")
+        assert answer.status_code == 410
+        assert "ann" not in answer.text
 
 
 class TestReads:

@@ -273,6 +273,8 @@ def test_2_a_user_does_not_hold_two_bookings() -> None:
     twice = [reserve("ann", 1, A), reserve("ann", 2, B), cancel(A, 3)]
     assert broken(*twice, **left) == {2, 10}
     assert broken(reserve("ann", 1, A), cancel(A, 2), reserve("ann", 3, B), **left) == set()
+    at_once = [reserve("ann", 1, A), reserve("ann", 2, B), cancel(B, 2.5)]
+    assert broken(*at_once, rows={A: "ann"}, ended=ended(row(B, "cancelled", "ann"))) == {10}
 
 
 def test_2_the_ledger_has_one_booking_a_user() -> None:
@@ -701,11 +703,13 @@ def test_9_while_redis_cannot_be_asked_a_booking_reads_as_the_ledger_has_it() ->
     left = {"ended": ended(cancelled=A)}
     assert broken(*calls, **left, given=facts(blind=[(3.1, 4)])) == set()
     assert broken(*calls, **left, given=facts(blind=[(3.2, 4)])) == {9, 10}
+    assert broken(*calls, **left, given=facts(blind=[(2, 3)])) == set()
     assert broken(*calls, **left, given=facts(blind=[(0, 2.9)])) == {9, 10}
     assert broken(*calls, **left, given=facts(split=[(0, 9)])) == {9, 10}
     known = [reserve("ann", 1, A), cancel(A, 2), read(A, 3)]
     assert broken(*known, **left, given=facts(blind=[(0, 9)])) == {9, 10}
-    known[1] = cancel(A, 2, end=3)
+    known.insert(1, cancel(A, 1.6, 202, end=1.9))
+    known[2] = cancel(A, 2, end=3)
     assert broken(*known, **left, given=facts(blind=[(0, 9)])) == set()
     unasked = [reserve("ann", 1, A), cancel(A, 2), read(A, 3, 410, "booking_lost")]
     assert broken(*unasked, **left, given=facts(blind=[(0, 9)])) == {10}
@@ -872,9 +876,7 @@ def test_10_only_a_reservation_makes_a_booking() -> None:
         refused("ann", 1, "event_not_found"),
         refused("ann", 1, "another"),
         reserve("ann", 1, 0, 200),
-        reserve("ann", 1, 0, 201, state="pending"),
-        reserve("ann", 1, 0, 202, state="confirmed"),
-        reserve("ann", 1, 0, 202, state="cancelled"),
+        reserve("ann", 1, 0, 201),
         reserve("ann", 1, 0, 400, code="invalid_body"),
     ],
     ids=lambda call: f"{call.status} {call.code or call.state}",
@@ -907,6 +909,23 @@ def test_10_what_cannot_be_judged_is_said(monkeypatch: pytest.MonkeyPatch) -> No
 def row_of(booking: int) -> EndedRow:
     """A cancelled booking of ann's."""
     return EndedRow(booking, EVENT, "ann", "cancelled", None)
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "fine"),
+    [
+        (201, "confirmed", True),
+        (202, "pending", True),
+        (201, "pending", False),
+        (202, "confirmed", False),
+        (202, "cancelled", False),
+        (202, "lost", False),
+    ],
+)
+def test_10_a_booking_is_answered_as_what_it_is(status: int, state: str, *, fine: bool) -> None:
+    """201 confirmed or 202 pending, a replay as well."""
+    told = [reserve("ann", 1, A, key="k"), reserve("ann", 2, A, status, key="k", state=state)]
+    assert broken(*told, rows={A: "ann"}) == (set() if fine else {10})
 
 
 def test_10_calls_are_taken_in_the_order_of_their_begins() -> None:

@@ -362,12 +362,13 @@ async def test_event_is_closed_before_the_commit(
     number = await dead_letter(shop, event_id, "ann")
     whole, sold = Locked.write, []
 
-    async def write(locked: Locked, ruling: Ruling, partition: int) -> None:
-        await whole(locked, ruling, partition)
+    async def write(locked: Locked, ruling: Ruling, partition: int) -> list[int]:
+        given_back = await whole(locked, ruling, partition)
         if not sold:
             await shop.scripts.call(shop.redis, shop.scripts.close(event_id))
             await shop.warm(event_id)
             sold.extend(await shop.reserve(event_id, "bob"))
+        return given_back
 
     monkeypatch.setattr(Locked, "write", write)
     settlement = await replay(shop.house.stores, booking_id(number, shop.partition))
@@ -530,17 +531,40 @@ async def test_while_it_is_on_sale(shop: Shop) -> None:
 # Given back
 
 
+@pytest.mark.parametrize("entries", [1, 64])
 async def test_given_back_before_it_was_set_aside(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, entries: int
 ) -> None:
-    """Its caller cancelled while it was pending: he has no booking, and reads that he cancelled."""
-    monkeypatch.setattr(drain_module, "ENTRIES_A_READ", 1)
+    """Its caller cancelled while it was pending: he has no booking, and reads that he cancelled.
+
+    Whether the drain meets both in one batch or not; and without the outbox, which may be trimmed.
+    """
+    monkeypatch.setattr(drain_module, "ENTRIES_A_READ", entries)
     event_id = await shop.open_event(5)
+    (bob,) = await shop.reserve(event_id, "bob")
     async with refusing(shop, "user_id = 'ann'"):
         (number,) = await shop.reserve(event_id, "ann")
         await shop.cancel(event_id, "ann", number)
         await shop.drain()
+    assert await shop.dead() == []
+    await shop.redis.xtrim(keys.outbox(shop.partition), maxlen=0)
+    assert await replayed(shop, number) == ("gone", "")
+    assert await shop.rows(event_id) == {"bob": bob}
+    assert await shop.ended(event_id) == [("ann", "cancelled", None)]
+    assert await shop.agree(event_id)
+
+
+async def test_given_back_but_not_drained(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its caller's cancel is on its way: to replay it is to cancel it."""
+    monkeypatch.setattr(drain_module, "ENTRIES_A_READ", 1)
+    event_id = await shop.open_event(5)
+    async with refusing(shop, "user_id = 'ann'"):
+        (number,) = await shop.reserve(event_id, "ann")
+        mark = await shop.mark()
+        await shop.cancel(event_id, "ann", number)
+        await shop.drains.once(shop.scripts, mark, shift=shop.shift, block_ms=1)
     assert await replayed(shop, number) == ("cancelled", "")
+    await shop.drain()
     assert await shop.rows(event_id) == {}
     assert await shop.ended(event_id) == [("ann", "cancelled", None)]
     assert await shop.agree(event_id)

@@ -95,7 +95,9 @@ def test_cancel_and_rebook_in_one_batch() -> None:
 
 def test_cancel_of_another_booking() -> None:
     """An old number ends nothing, and neither does a booking that never came to be."""
-    assert _rule(_cancel(9, "ann", 2), _cancel(10, "zoe", 1), held={"ann": 1}) == Ruling()
+    other, unknown = _cancel(9, "ann", 2), _cancel(10, "zoe", 1)
+    ruling = _rule(other, unknown, held={"ann": 1})
+    assert ruling == Ruling(void={_id(2): other, _id(1): unknown})
 
 
 def test_cancel_of_what_was_rejected() -> None:

@@ -82,7 +82,9 @@ batches = st.builds(
 )
 hands = st.builds(
     Hand,
-    st.sampled_from(["insert"] * 3 + ["delete"] * 3 + ["total"] * 2 + ["drop", "truncate"]),
+    st.sampled_from(
+        ["insert"] * 3 + ["delete", "clear"] * 2 + ["total"] * 2 + ["drop", "truncate"]
+    ),
     st.integers(0, 1),
     users,
     st.integers(0, 3),
@@ -207,6 +209,9 @@ class Sale:
                 statement = "DELETE FROM bookings WHERE event_id = $1 AND user_id = $2"
                 await self.sql(statement, *place)
                 book.rows.pop(place, None)
+            case "clear":
+                await self.sql("DELETE FROM bookings WHERE event_id = $1", event)
+                book.rows = {at: number for at, number in book.rows.items() if at[0] != event}
             case "total":
                 enough = book.booked(event) <= hand.seats
                 statement = "UPDATE events SET total_seats = $2 WHERE id = $1"

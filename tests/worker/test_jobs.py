@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from prometheus_client import REGISTRY
 
 from engine import keys
 from engine.drain import Drain
@@ -49,6 +50,17 @@ async def test_each_partition_once_a_tick(
         monkeypatch.undo()
         args = [job.args for job in await queue.queued_jobs()]
         assert sorted(args) == [[0], [0], [1], [1], [2], [2]]
+
+
+async def test_waiting_dead_letters_are_counted(own_house: House) -> None:
+    """At each tick, whoever set them aside."""
+    insert = """INSERT INTO ended_bookings (id, created_at, outcome, reason, entry)
+                SELECT n, now(), 'dead', 'odd', '{}' FROM generate_series(1, 3) n"""
+    async with _queue(own_house) as queue:
+        for statement, waiting in ((insert, 3), ("DELETE FROM ended_bookings", 0)):
+            await own_house.sql(statement)
+            await hand_out_shifts({"stores": own_house.stores, "redis": queue})
+            assert REGISTRY.get_sample_value("onsale_dead_letters_waiting") == waiting
 
 
 async def test_jobs_are_json(own_house: House) -> None:
