@@ -8,7 +8,9 @@ import pytest
 
 from engine.embedded import RedisServer
 from engine.errors import Misconfigured, RedisAway
+from engine.model import Number
 from engine.recovery import check_servers, redis_client
+from tests.engine.house import Shop
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,3 +80,18 @@ async def test_no_redis(house: House) -> None:
     settings = house.settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"})
     with pytest.raises(RedisAway):
         await _checked(house, settings)
+
+
+async def test_master_that_misses_its_replicas(own_house: House) -> None:
+    """With ``min-replicas-to-write``, nothing is sold without them, and nothing half written."""
+    shop = await Shop(own_house, 0).open()
+    event_id = await shop.open_event(2, "ann")
+    before = await shop.snapshot()
+    await shop.redis.config_set("min-replicas-to-write", 1)
+    with pytest.raises(RedisAway, match="NOREPLICAS"):
+        await shop.reserve(event_id, "bob")
+    with pytest.raises(RedisAway, match="NOREPLICAS"):
+        await shop.cancel(event_id, "ann", (await shop.rows(event_id))["ann"])
+    assert await shop.snapshot() == before
+    await shop.redis.config_set("min-replicas-to-write", 0)
+    assert await shop.reserve(event_id, "bob") == [Number(1, 2)]

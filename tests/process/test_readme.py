@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from api.problems import PROBLEMS
+from bench.drill.faults import FAULTS
 from engine.settings import Settings
 from tests.world import environment
 
@@ -31,6 +32,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BOUND_S = 60.0
 
 _BLOCK = re.compile(r"^```sh\n(.*?)^```\n(?:```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
+_NAME = re.compile(r"`([a-z-]+)`")
 _TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 _VARIES = re.compile(rf"(?P<any>…)|(?P<time>{_TIME})|(?P<id>\d{{10,}})")
 
@@ -186,6 +188,18 @@ def test_every_link_leads_somewhere() -> None:
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         for link in re.findall(r"\]\((?!http|#)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_what_the_guarantees_are_shown_by_exists() -> None:
+    """Each test that is named is where the link leads, and each fault is one of the drill's."""
+    page = (ROOT / "docs/guarantees.md").read_text(encoding="utf-8")
+    tests = re.findall(r"\[(test_\w+)\]\(\.\./(tests/[\w/]+\.py)\)", page)
+    assert len(tests) > 20
+    for name, path in tests:
+        assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), name
+    table = page[page.index("## What fails") : page.index("## How we know")]
+    named = {name for row in table.splitlines() for name in _NAME.findall(row.split("|")[-2:][0])}
+    assert named == set(FAULTS)
 
 
 def test_docs_name_every_code_metric_and_log_event() -> None:
