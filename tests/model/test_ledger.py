@@ -92,6 +92,10 @@ hands = st.builds(
 intruders = st.builds(Intruder, st.sampled_from([Superseded, Fenced, Gap]))
 
 
+CANCELLED = ("cancelled", None)
+DEAD = ("dead", None)
+
+
 class Book:
     """What the ledger must hold: seats by event, bookings by place, and what ended how."""
 
@@ -99,7 +103,7 @@ class Book:
         self.totals = totals
         self.rows: dict[Place, Number] = {}
         self.ended: dict[Number, tuple[str, str | None]] = {}
-        self.fates: dict[Number, Fate] = {}
+        self.fates: dict[Number, Fate] = {}  # as they were when the ledger took them
 
     def booked(self, event: int) -> int:
         """How many seats of an event are taken."""
@@ -111,11 +115,13 @@ class Book:
         self.fates[number] = Fate(Status.CONFIRMED)
         if item.user_id == UNWRITABLE or (item.user_id == LONG and item.kind == "reserve"):
             self.fates[number] = Fate(Status.REJECTED, "dead")
-            self.ended[number] = ("dead", None)
+            self.ended[number] = DEAD
         elif item.kind == "cancel":
             if item.booking and self.rows.get(place) == item.booking:
                 del self.rows[place]
-                self.ended[item.booking] = ("cancelled", None)
+                self.ended[item.booking] = CANCELLED
+            elif item.booking and self.ended.get(item.booking) == DEAD:
+                self.ended[item.booking] = CANCELLED
         elif word := self._refusal(place):
             self.fates[number] = Fate(Status.REJECTED, word)
             self.ended[number] = ("rejected", word)
@@ -260,7 +266,8 @@ class Sale:
         assert await self.shop.mark() == Number(1, self.mark.seq + len(self.log))
         fates = await self.shop.ledger.fates(partition, list(book.fates))
         assert {n: fate.status for n, fate in fates.items()} == {
-            n: fate.status for n, fate in book.fates.items()
+            n: Status.CONFIRMED if book.ended.get(n) == CANCELLED else fate.status
+            for n, fate in book.fates.items()
         }
 
     async def ended(self) -> dict[int, tuple[str, str | None]]:
