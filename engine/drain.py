@@ -151,6 +151,10 @@ class Drain:
                 after = await self._follow(locked, after, [item], recovering=shift is None)
                 await locked.set_mark(self.partition, item.number)
                 to = item.number
+                if shift is None and item.kind == "poison":
+                    # Before Redis lost its end, the number may have been somebody's.
+                    await self._note_gap(locked, to, to)
+                    after = to
             known = item.kind != "poison" and not to_come
             booking = booking_id(item.number, self.partition) if known else None
             await locked.set_aside(item, reason, entry=entry, booking=booking)

@@ -165,6 +165,19 @@ async def test_poison_among_the_survivors(shop: Shop) -> None:
     assert len(await shop.sql("SELECT FROM ended_bookings WHERE entry LIKE '%by%hand%'")) == 1
 
 
+async def test_poison_under_a_number_that_was_given_out(shop: Shop) -> None:
+    """Redis lost a booking, and a hand wrote before the recovery: that booking is lost."""
+    event_id = await shop.open_event(5, "ann")
+    older = await shop.snapshot()
+    (bob,) = await shop.reserve(event_id, "bob")
+    await shop.restore(older)
+    assert await shop.write_by_hand(by="hand") == bob
+    async with shop.heard() as heard:
+        await shop.open()
+    assert await shop.fate(bob) == ("lost", None)
+    assert [(message.after, message.to) for message in heard] == [(bob, bob)]
+
+
 async def test_gaps_are_noted_and_read_as_lost(shop: Shop) -> None:
     """Numbers that disappeared from the outbox are lost, those around them are not."""
     event_id = await shop.open_event(9)
