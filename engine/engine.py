@@ -238,7 +238,8 @@ class Engine:
         try:
             fate, found = await self._in_ledger(booking)
         except LedgerAway:
-            found = await self._on_its_way(booking, item) if item else None
+            # The outbox alone cannot be believed: it may be an older one that was restored.
+            found = await self._in_redis(booking, item) if item else None
             if found is None or found.status is Status.CANCELLED:  # or was it rejected?
                 raise
             return found
@@ -440,18 +441,26 @@ class Engine:
             raise away
         return _lost(booking) if fate is Status.LOST and not found else found
 
-    async def _on_its_way(self, booking: int, item: Item) -> Booking:
-        """A booking that is in the outbox and not in the ledger: pending, or cancelled since."""
+    async def _in_redis(self, booking: int, item: Item) -> Booking | None:
+        """A booking as Redis has it now: pending or cancelled; None if it cannot say."""
         lane = self._lanes[item.event_id % self._partitions]
-        found = Booking(booking, item.event_id, item.user_id, item.at_ms, Status.PENDING)
-        with contextlib.suppress(Unavailable):
+        with contextlib.suppress(RedisAway):
             look = await self._look(lane, item.event_id, item.user_id)
             if look:
-                event = Event(item.event_id, look.name, look.total)
                 status = Status.PENDING if look.held == item.number else Status.CANCELLED
-                return found._replace(status=status, event=event)
-            if await self._cancel_follows(lane, item.number):
-                return found._replace(status=Status.CANCELLED)
+                event = Event(item.event_id, look.name, look.total)
+                return _of_item(booking, item, status)._replace(event=event)
+        return None
+
+    async def _on_its_way(self, booking: int, item: Item) -> Booking:
+        """A booking that is in the outbox and not in the ledger: pending, or cancelled since."""
+        found = await self._in_redis(booking, item)
+        if found is None:
+            lane, status = self._lanes[item.event_id % self._partitions], Status.PENDING
+            with contextlib.suppress(RedisAway):
+                if await self._cancel_follows(lane, item.number):
+                    status = Status.CANCELLED
+            found = _of_item(booking, item, status)
         return found
 
     async def _unless_cancelled(self, found: Booking, number: Number) -> Booking:
@@ -550,6 +559,10 @@ class Engine:
 
 def _lost(booking: int) -> Booking:
     return Booking(booking, 0, "", 0, Status.LOST)
+
+
+def _of_item(booking: int, item: Item, status: Status) -> Booking:
+    return Booking(booking, item.event_id, item.user_id, item.at_ms, status)
 
 
 def _fields(flat: list[bytes]) -> dict[bytes, bytes]:

@@ -1,0 +1,85 @@
+"""A booking is read while Postgres is away: as Redis has it, if Redis can be believed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from engine.engine import Engine
+from engine.errors import LedgerAway
+from engine.ledger import Ledger
+from engine.model import Status, booking_id
+from tests.engine.house import Shop
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from engine.model import Number
+    from tests.engine.house import House
+
+
+@pytest.fixture
+async def shop(own_house: House) -> Shop:
+    """The partition of the first event; it drains when it is told to."""
+    return await Shop(own_house, 1).open()
+
+
+@pytest.fixture
+async def engine(own_house: House, shop: Shop) -> AsyncIterator[Engine]:
+    """An engine over the open partition."""
+    engine = await Engine.open(own_house.settings)
+    yield engine
+    await engine.close()
+
+
+async def _ann(shop: Shop) -> tuple[int, int, Number]:
+    """A drained booking of the first event: event, id and number."""
+    event_id = await shop.open_event(1)
+    assert event_id % shop.house.settings.partitions == shop.partition
+    (number,) = await shop.reserve(event_id, "ann")
+    await shop.drain()
+    return event_id, booking_id(number, shop.partition), number
+
+
+def _leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Postgres does not answer any more."""
+
+    async def fates(*_: object) -> None:
+        raise LedgerAway("a test")
+
+    monkeypatch.setattr(Ledger, "fates", fates)
+
+
+async def test_held(shop: Shop, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis holds it: whether the ledger has it cannot be said."""
+    event_id, booking, _ = await _ann(shop)
+    _leave(monkeypatch)
+    found = await engine.booking(booking)
+    assert found is not None
+    assert (found.event_id, found.user_id, found.status) == (event_id, "ann", Status.PENDING)
+
+
+async def test_given_back(shop: Shop, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis does not hold it: it may have been cancelled, or rejected."""
+    event_id, booking, number = await _ann(shop)
+    await shop.cancel(event_id, "ann", number)
+    _leave(monkeypatch)
+    with pytest.raises(LedgerAway):
+        await engine.booking(booking)
+
+
+async def test_older_redis(shop: Shop, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was cancelled; then Redis came back as it was before, while its entry was being read."""
+    event_id, booking, number = await _ann(shop)
+    older = await shop.snapshot()
+    await shop.cancel(event_id, "ann", number)
+    await shop.drain()
+
+    async def fates(*_: object) -> None:
+        await shop.restore(older)
+        raise LedgerAway("a test")
+
+    monkeypatch.setattr(Ledger, "fates", fates)
+    with pytest.raises(LedgerAway):
+        await engine.booking(booking)
