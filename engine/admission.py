@@ -16,10 +16,10 @@ import contextlib
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from engine import metrics
-from engine.errors import Dirty, OnsaleError, Overloaded, RedisAway
+from engine.errors import REDIS_ERRORS, Dirty, OnsaleError, Overloaded, RedisAway
 from engine.log import get_logger
 from engine.model import MAX_BATCH, Number, Word
 from engine.scripts import Look, Scripts, look_reply
@@ -217,7 +217,7 @@ class Lane:
         except asyncio.CancelledError:
             await self._give_up(waiting, "the engine is shutting down")
             raise
-        except (RedisError, OSError) as error:
+        except REDIS_ERRORS as error:
             await self._give_up(waiting, f"Redis does not answer: {error}")
         except Exception:  # a lane that ended would leave its callers waiting for ever
             log.exception("lane_failed", partition=self.partition)

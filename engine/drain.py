@@ -17,10 +17,17 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
-from redis.exceptions import RedisError
 
 from engine import keys, metrics
-from engine.errors import Fenced, Gap, Halted, LedgerRefuses, RedisAway, Superseded
+from engine.errors import (
+    REDIS_ERRORS,
+    Fenced,
+    Gap,
+    Halted,
+    LedgerRefuses,
+    RedisAway,
+    Superseded,
+)
 from engine.log import get_logger
 from engine.model import MAX_BATCH, Drained, Item, Number, Word, booking_id
 from engine.outbox import Outbox
@@ -250,7 +257,7 @@ class Drain:
         message = msgspec.json.encode(Drained(taken.after, taken.to, rejected))
         try:
             await self._redis.publish(keys.drained(self.partition), message)
-        except (RedisError, OSError) as error:
+        except REDIS_ERRORS as error:
             raise RedisAway(f"nobody could be told of the drain: {error}") from error
 
     def _count_dead(self) -> None:

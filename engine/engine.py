@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 from redis.asyncio import ConnectionPool
-from redis.exceptions import RedisError
 
 from engine import keys, metrics, outbox
 from engine.admission import Decision, Lane
 from engine.confirmations import Waiters, refusal_for
 from engine.errors import (
+    REDIS_ERRORS,
     Dirty,
     Fault,
     Fenced,
@@ -283,7 +283,7 @@ class Engine:
         try:
             await self._redis.ping()
             parts["redis"] = "ok"
-        except (RedisError, OSError) as error:
+        except REDIS_ERRORS as error:
             parts["redis"] = f"does not answer: {error}"
         try:
             await self._ledger.partition(0)
@@ -521,7 +521,7 @@ class Engine:
         while True:
             try:
                 await self._hear_drains_once()
-            except (RedisError, OSError) as error:
+            except REDIS_ERRORS as error:
                 metrics.REDIS_ERRORS.inc()
                 log.warning("drains_not_heard", reason=str(error))
             except Exception:  # without this task every caller would wait in vain

@@ -20,6 +20,13 @@ Refusals (``sold_out`` and its kin) are answers, not errors: see ``model.Word``.
 
 from __future__ import annotations
 
+from typing import Final
+
+from redis.exceptions import RedisError
+
+REDIS_ERRORS: Final = (RedisError, OSError, RuntimeError)
+"""What redis-py raises where Redis is away; the last is uvloop's, of a connection just closed."""
+
 
 class OnsaleError(Exception):
     """Whatever onsale raises."""

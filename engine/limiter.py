@@ -10,9 +10,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final
 
-from redis.exceptions import RedisError
-
 from engine import keys, metrics
+from engine.errors import REDIS_ERRORS
 from engine.scripts import evaluate
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ class Limiter:
             counts = {caller: len(calls) for caller, calls in batch.items()}
             try:
                 answers = await self._ask_redis(counts)
-            except (RedisError, OSError):
+            except REDIS_ERRORS:
                 metrics.REDIS_ERRORS.inc()
                 answers = self._alone(counts)
             for calls, passed, wait_ms in zip(

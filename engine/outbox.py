@@ -10,10 +10,9 @@ import json
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
-from redis.exceptions import RedisError
 
 from engine import keys
-from engine.errors import RedisAway
+from engine.errors import REDIS_ERRORS, RedisAway
 from engine.model import MAX_EVENT_ID, Item, Number
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ class Outbox:
         """
         try:
             streams = await self._redis.xread({self._key: str(after)}, count=count, block=block_ms)
-        except (RedisError, OSError) as error:
+        except REDIS_ERRORS as error:
             raise RedisAway(f"the outbox cannot be read: {error}") from error
         if not streams:
             return []
@@ -66,7 +65,7 @@ class Outbox:
             epoch, seq = await self._redis.hmget(self._log, ["epoch", "seq"])  # type: ignore[misc]
             oldest = await self.read(mark, count=1)
             seconds, _ = await self._redis.time()
-        except (RedisError, OSError) as error:
+        except REDIS_ERRORS as error:
             raise RedisAway(f"the outbox cannot be read: {error}") from error
         if not oldest or int(epoch or 0) != mark.epoch:
             return Debt(0, 0.0)

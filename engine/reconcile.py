@@ -26,11 +26,9 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-from redis.exceptions import RedisError
-
 from engine import keys, metrics
 from engine.drain import ENTRIES_A_READ
-from engine.errors import Fenced, RedisAway
+from engine.errors import REDIS_ERRORS, Fenced, RedisAway
 from engine.log import get_logger
 from engine.model import MAX_BATCH, Event, Number
 from engine.outbox import Outbox, items
@@ -196,7 +194,7 @@ class Reconciliation:
                 outbox = keys.outbox(self._partition)
                 together.xrange(outbox, f"({mark}", count=ENTRIES_A_READ)
                 users, entries = await together.execute()
-        except (RedisError, OSError) as error:
+        except REDIS_ERRORS as error:
             raise RedisAway(f"Redis does not answer: {error}") from error
         return users, entries
 
@@ -233,7 +231,7 @@ class Reconciliation:
         while True:
             try:
                 cursor, page = await self._redis.hscan(key, cursor, count=READ_AT_ONCE)
-            except (RedisError, OSError) as error:
+            except REDIS_ERRORS as error:
                 raise RedisAway(f"Redis does not answer: {error}") from error
             pairs = [(_text(user), _text(value)) for user, value in page.items()]
             for start in range(0, len(pairs), MAX_BATCH):
@@ -247,7 +245,7 @@ class Reconciliation:
         names = [user.encode(errors="surrogateescape") for user in users]
         try:
             values = await self._redis.hmget(key, names)  # type: ignore[misc]
-        except (RedisError, OSError) as error:
+        except REDIS_ERRORS as error:
             raise RedisAway(f"Redis does not answer: {error}") from error
         pairs = zip(users, values, strict=True)
         return _without_fingerprints((user, _text(value)) for user, value in pairs if value)

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from engine import keys, metrics
 from engine.drain import Drain
-from engine.errors import Fault, LedgerAway, Misconfigured, RedisAway, Superseded
+from engine.errors import REDIS_ERRORS, Fault, LedgerAway, Misconfigured, RedisAway, Superseded
 from engine.ledger import Ledger
 from engine.log import get_logger
 from engine.model import MAX_EPOCH
@@ -89,7 +89,7 @@ async def check_servers(ledger: Ledger, redis: Redis, settings: Settings) -> lis
         )
     try:
         info = await redis.info()
-    except (RedisError, OSError) as error:
+    except REDIS_ERRORS as error:
         raise RedisAway(f"Redis does not answer: {error}") from error
     version = str(info["redis_version"])
     if tuple(map(int, version.split(".")[:2])) < REDIS_7:
@@ -154,7 +154,7 @@ class Recovery:
         except Superseded as error:
             log.warning("recovery_superseded", partition=partition, reason=str(error))
             return None
-        except (RedisError, OSError) as error:
+        except REDIS_ERRORS as error:
             raise RedisAway(f"partition {partition} cannot be recovered: {error}") from error
         metrics.RECOVERIES.inc()
         say = log.debug if new == FIRST_EPOCH else log.warning

@@ -22,10 +22,10 @@ from hashlib import sha1
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
+from redis.exceptions import NoScriptError, OutOfMemoryError
 
 from engine import keys
-from engine.errors import Fenced, Overloaded, RedisAway
+from engine.errors import REDIS_ERRORS, Fenced, Overloaded, RedisAway
 from engine.model import MAX_BATCH, Number
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ class Scripts:
             reply = await redis.execute_command(*command)
         except NoScriptError as error:
             reply = error
-        except (RedisError, OSError) as error:
+        except REDIS_ERRORS as error:
             raise RedisAway(f"Redis does not answer: {error}") from error
         return self.checked(reply)
 

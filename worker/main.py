@@ -18,12 +18,11 @@ from redis.asyncio import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from engine import keys
 from engine.drain import Drain
-from engine.errors import Misconfigured, Unavailable
+from engine.errors import REDIS_ERRORS, Misconfigured, Unavailable
 from engine.log import configure, get_logger
 from engine.recovery import check_servers, connected, redis_client
 from engine.settings import Settings
@@ -129,7 +128,7 @@ async def is_healthy(settings: Settings) -> bool:
     try:
         async with redis_client(settings) as redis:
             return bool(await redis.exists(WorkerSettings.health_check_key))
-    except (RedisError, OSError):
+    except REDIS_ERRORS:
         return False
 
 
@@ -161,7 +160,7 @@ async def work(settings: Settings) -> None:
         worker.on_stop = stop
         try:
             await run_once(worker)
-        except (RedisError, OSError) as error:
+        except REDIS_ERRORS as error:
             log.warning("worker_restarts", reason=str(error))
             with suppress(TimeoutError):
                 await asyncio.wait_for(stopped.wait(), RETRY_S)

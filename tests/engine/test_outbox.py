@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from redis.asyncio import Connection
 
 from engine import keys
 from engine.errors import RedisAway
@@ -120,3 +121,18 @@ async def test_redis_away(shop: Shop) -> None:
             await Outbox(nowhere, 1).read(Number(1, 0), count=1)
         with pytest.raises(RedisAway):
             await Outbox(nowhere, 1).debt(Number(1, 0))
+
+
+async def test_connection_that_the_loop_has_closed(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop has an error of its own for it."""
+
+    async def closed(*_: object, **__: object) -> None:
+        raise RuntimeError("unable to perform operation on <TCPTransport closed=True>")
+
+    monkeypatch.setattr(Connection, "send_packed_command", closed)
+    with pytest.raises(RedisAway):
+        await Outbox(shop.redis, 1).read(Number(1, 0), count=1)
+    with pytest.raises(RedisAway):
+        await shop.scripts.call(shop.redis, shop.scripts.close(1))
