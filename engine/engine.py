@@ -224,6 +224,8 @@ class Engine:
         The outbox is asked first: in the other order a booking that is just being drained would be
         in neither.
         """
+        if isinstance(self._away, LedgerAway):  # not open yet: a cancel on its way is not seen
+            raise self._away
         partition, number = booking_partition(booking), Number.of_booking(booking)
         if partition == BY_HAND:
             found = await self._ledger.booking(booking)

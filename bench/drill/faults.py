@@ -548,6 +548,7 @@ async def swallow_a_script(scene: Scene) -> None:
     ways = {name: scene.stack.to_redis[name] for name in APIS}
     for mute in (False, True):
         await caught(ways, (b"EVALSHA",), nothing, at_answer=True, mute=mute)
+    await asyncio.sleep(AWAY_S)  # so long who asked waits for an answer
 
 
 @fault("answer-of-commit-lost", "network")

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from engine import engine as engine_module
 from engine.engine import Engine
-from engine.errors import LedgerAway
+from engine.errors import LedgerAway, RedisAway, Unavailable
 from engine.ledger import Ledger
 from engine.model import Status, booking_id
 from tests.engine.house import Shop
@@ -67,6 +68,30 @@ async def test_given_back(shop: Shop, engine: Engine, monkeypatch: pytest.Monkey
     _leave(monkeypatch)
     with pytest.raises(LedgerAway):
         await engine.booking(booking)
+
+
+@pytest.mark.parametrize("away", [LedgerAway, RedisAway])
+async def test_process_that_has_not_seen_the_servers_yet(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, away: type[Unavailable]
+) -> None:
+    """Without the ledger's word it has no scripts, and cannot see what is on its way in Redis."""
+    event_id, booking, number = await _ann(shop)
+    if away is LedgerAway:
+        await shop.cancel(event_id, "ann", number)
+
+    async def check_servers(*_: object) -> None:
+        raise away("a test")
+
+    monkeypatch.setattr(engine_module, "check_servers", check_servers)
+    engine = await Engine.open(shop.house.settings)
+    if away is LedgerAway:
+        with pytest.raises(LedgerAway):
+            await engine.booking(booking)
+    else:
+        found = await engine.booking(booking)
+        assert found is not None
+        assert found.status is Status.CONFIRMED
+    await engine.close()
 
 
 async def test_older_redis(shop: Shop, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
