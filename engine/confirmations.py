@@ -85,15 +85,14 @@ class Waiters:
         if after != self._known_to or len(self._rejected) > MAX_REMEMBERED:
             self._known_after = after
             self._rejected.clear()
-            missed = bool(self._heap) and self._heap[0][0] <= after
-        else:
-            missed = False
         self._known_to = to
         for epoch, seq, reason in message.rejected:
             self._rejected[Number(epoch, seq)] = reason
         while self._samples and self._samples[0][0] <= to:
             self._samples.popleft()
-        if missed:
+        while self._heap and self._heap[0][2].done():
+            heapq.heappop(self._heap)
+        if self._heap and self._heap[0][0] <= self._known_after:  # his message was missed
             self._ask_soon()
         else:
             self._resolve(to, self._rejected)

@@ -103,6 +103,34 @@ async def test_missed_message_asks() -> None:
     assert set(ledger.asked) == {Number(1, 2), Number(1, 3), Number(1, 6)}
 
 
+async def test_message_that_follows_a_missed_one() -> None:
+    """It says nothing of who is still to be asked about, whatever it says of others."""
+    ledger = Ledger(**{"1-2": Fate(Status.LOST)})
+    waiters = _waiters(ledger, heard_to=1)
+    lost, later = _wait(waiters, 2, 7)
+    await _turn()
+    waiters.heard(_drained(4, 6))
+    waiters.heard(_drained(6, 7))
+    with pytest.raises(RedisAway):
+        await lost
+    assert await later is None
+
+
+async def test_who_was_missed_and_left_holds_nobody_up() -> None:
+    """His wait ran out while the ledger was away: the next message is believed again."""
+    ledger = Ledger()
+    ledger.away = True
+    waiters = _waiters(ledger, heard_to=1)
+    with pytest.raises(TimeoutError):
+        await waiters.wait(Number(1, 2), 1)
+    (later,) = _wait(waiters, 7)
+    await _turn()
+    waiters.heard(_drained(4, 6))
+    waiters.heard(_drained(6, 7))
+    assert await later is None
+    assert ledger.asked == []
+
+
 async def test_number_in_a_stretch_that_is_forgotten_asks() -> None:
     """Somebody who comes very late."""
     ledger = Ledger(**{"1-2": Fate(Status.REJECTED, "sold_out")})
