@@ -448,7 +448,8 @@ class Engine:
         lane = self._lanes[item.event_id % self._partitions]
         with contextlib.suppress(RedisAway):
             look = await self._look(lane, item.event_id, item.user_id)
-            if look:
+            # In a later epoch the event was loaded anew, without what is only in this one's outbox.
+            if look and lane.scripts and lane.scripts.epoch == item.number.epoch:
                 status = Status.PENDING if look.held == item.number else Status.CANCELLED
                 event = Event(item.event_id, look.name, look.total)
                 return _of_item(booking, item, status)._replace(event=event)

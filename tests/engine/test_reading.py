@@ -16,7 +16,7 @@ from tests.engine.house import Shop
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from engine.model import Number
+    from engine.model import Fate, Number
     from tests.engine.house import House
 
 
@@ -68,6 +68,30 @@ async def test_given_back(shop: Shop, engine: Engine, monkeypatch: pytest.Monkey
     _leave(monkeypatch)
     with pytest.raises(LedgerAway):
         await engine.booking(booking)
+
+
+async def test_recovery_while_it_is_read(
+    shop: Shop, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was pending when it was asked about; that Redis has lost it since is no cancel."""
+    event_id = await shop.open_event(2)
+    (number,) = await shop.reserve(event_id, "ann")
+    whole = Ledger.fates
+
+    async def fates(ledger: Ledger, partition: int, numbers: list[Number]) -> dict[Number, Fate]:
+        found = await whole(ledger, partition, numbers)
+        monkeypatch.undo()
+        await shop.redis.flushall()
+        await engine.reserve(event_id, "bob", wait_ms=0)
+        return found
+
+    monkeypatch.setattr(Ledger, "fates", fates)
+    found = await engine.booking(booking_id(number, shop.partition))
+    assert found is not None
+    assert found.status is Status.PENDING
+    again = await engine.booking(booking_id(number, shop.partition))
+    assert again is not None
+    assert again.status is Status.LOST
 
 
 @pytest.mark.parametrize("away", [LedgerAway, RedisAway])
