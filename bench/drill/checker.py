@@ -526,7 +526,7 @@ def cancelled_stays_cancelled(case: Case) -> Iterator[str]:
 
 
 def dead_letters_are_poison(case: Case) -> Iterator[str]:
-    """9: nothing but nonsense becomes a dead letter."""
+    """9: nothing but nonsense becomes a dead letter, and whatever does is kept."""
     poisoned = case.facts.poisoned
     rows = [str(row.id) for row in case.dump.ended if row.outcome == "dead"]
     if len(rows) > poisoned:
@@ -534,6 +534,8 @@ def dead_letters_are_poison(case: Case) -> Iterator[str]:
     lines = [f"{s.program}: {s.line}" for s in case.facts.said if s.event == "dead_letter"]
     if len(lines) > poisoned:
         yield f"{len(lines)} dead letters of {poisoned} entries of nonsense: {_listed(lines)}"
+    if len(rows) < len(lines):
+        yield f"{len(rows)} dead letters are kept, and more were told of: {_listed(lines)}"
 
 
 def malformed_is_refused(case: Case) -> Iterator[str]:

@@ -742,10 +742,11 @@ def test_9_dead_letters_are_poison() -> None:
     """As many as there was nonsense, as rows and in the logs."""
     said = Said("dead_letter", "worker-1", "{}", EVENT)
     two = [EndedRow(B, EVENT, None, "dead", None), EndedRow(C, None, None, "dead", None)]
+    assert broken(given=facts(said=[said], poisoned=2)) == {9}
     assert broken(ended=two, given=facts(poisoned=1)) == {9}
     assert broken(ended=two, given=facts(poisoned=2)) == set()
-    assert broken(given=facts(said=[said, said], poisoned=1)) == {9}
-    assert broken(given=facts(said=[said, said], poisoned=2)) == set()
+    assert broken(ended=two[:1], given=facts(said=[said, said], poisoned=1)) == {9}
+    assert broken(ended=two, given=facts(said=[said, said], poisoned=2)) == set()
 
 
 @pytest.mark.parametrize("status", [200, 202, 302, 500, 503])
