@@ -69,6 +69,7 @@ async def refusing(sale: Sale, user: str) -> AsyncIterator[None]:
 async def set_aside(sale: Sale, event_id: int, user: str) -> int:
     """The id of a booking that became a dead letter."""
     async with refusing(sale, user), sale.caller() as caller:
+        before = await caller.available(event_id)
         made = await caller.reserve(event_id, user, prefer="respond-async")
         assert made.status == 202
         booking: int = made.body["id"]
@@ -80,7 +81,6 @@ async def set_aside(sale: Sale, event_id: int, user: str) -> int:
         async def is_given_back() -> bool:
             return await caller.available(event_id) == before
 
-        before = await caller.available(event_id) + 1
         await world.until(is_dead)
         await world.until(is_given_back)
     return booking
