@@ -16,13 +16,12 @@ import contextlib
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from redis.exceptions import ResponseError
-
 from engine import metrics
 from engine.errors import REDIS_ERRORS, Dirty, OnsaleError, Overloaded, RedisAway
 from engine.log import get_logger
 from engine.model import MAX_BATCH, Number, Word
 from engine.scripts import Look, Scripts, look_reply
+from engine.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 MAX_CALLS_A_WRITE: Final = 64
-IDLE_S: Final = 0.05
 CANCEL_HEADROOM: Final = 1.1
 """Cancels may go this far beyond the outbox's bound: they free seats."""
 
@@ -87,11 +85,10 @@ class Lane:
         self.scripts: Scripts | None = None
         self._outbox_bound = outbox_bound
         self._queue_bound = queue_bound
-        self._connection = pool.make_connection()
+        self._wire = Wire(pool)
         self._asks: dict[int, deque[_Ask]] = {}
         self._calls: deque[_Call] = deque()
         self._queued = 0
-        self._used_at_s = 0.0
         self._arrived = asyncio.Event()
         self._task = asyncio.create_task(self._run(), name=f"lane {partition}")
 
@@ -151,7 +148,7 @@ class Lane:
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
         self._fail(self._take(), RedisAway("the engine is shutting down"))
-        await self._connection.disconnect()
+        await self._wire.close()
 
     def _ready(self) -> Scripts:
         if self.scripts is None:
@@ -207,11 +204,9 @@ class Lane:
         """One write, and its replies in order."""
         waiting = deque(calls)
         try:
-            await self._connect()
-            packed = self._connection.pack_commands([call.command for call in calls])
-            await self._connection.send_packed_command(packed, check_health=False)
+            await self._wire.send([call.command for call in calls])
             while waiting:
-                reply = await self._reply()
+                reply = await self._wire.reply()
                 self._settle(waiting[0], reply)
                 waiting.popleft()
         except asyncio.CancelledError:
@@ -223,15 +218,6 @@ class Lane:
             log.exception("lane_failed", partition=self.partition)
             await self._give_up(waiting, "the answer of Redis was not understood")
 
-    async def _connect(self) -> None:
-        """Be connected. After a pause, Redis may have gone away and come back unnoticed."""
-        connection, now_s = self._connection, asyncio.get_running_loop().time()
-        idle = now_s - self._used_at_s > IDLE_S
-        if idle and connection.is_connected and await connection.can_read_destructive():
-            await connection.disconnect(nowait=True)
-        self._used_at_s = now_s
-        await connection.connect()
-
     def _settle(self, call: _Call, reply: Any) -> None:
         try:
             call.resolve(reply)
@@ -241,13 +227,7 @@ class Lane:
     async def _give_up(self, calls: Sequence[_Call] | deque[_Call], reason: str) -> None:
         metrics.REDIS_ERRORS.inc()
         self._fail(calls, RedisAway(reason))
-        await self._connection.disconnect(nowait=True)
-
-    async def _reply(self) -> Any:
-        try:
-            return await self._connection.read_response(disable_decoding=True)
-        except ResponseError as error:  # a reply like any other: the next one follows it
-            return error
+        await self._wire.drop()
 
     @staticmethod
     def _fail(calls: Sequence[_Call] | deque[_Call], error: Exception) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -33,6 +34,7 @@ from engine.model import MAX_BATCH, Drained, Item, Number, Word, booking_id
 from engine.outbox import Outbox
 from engine.ruling import rule
 from engine.scripts import Change
+from engine.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -74,6 +76,8 @@ class Drain:
         self._ledger = ledger
         self._redis = redis
         self._outbox = Outbox(redis, partition)
+        self._wire = Wire(redis.connection_pool)
+        self._ahead: tuple[Number, list[Item]] | None = None  # what was read, and after what
         self._dead_at_s: deque[float] = deque(maxlen=MAX_DEAD_A_MINUTE)
 
     async def once(self, scripts: Scripts, mark: Number, *, shift: int, block_ms: int) -> Number:
@@ -85,15 +89,28 @@ class Drain:
             LedgerAway, RedisAway: try again.
             Halted: too many dead letters.
         """
-        read = await self._outbox.read(mark, count=ENTRIES_A_READ, block_ms=block_ms)
+        read = await self._read(scripts, mark, block_ms)
         if read:
             metrics.LAG_SECONDS.labels(self.partition).set(time.time() - read[0].at_ms / 1000)
         for start in range(0, len(read), MAX_ITEMS):
             batch = read[start : start + MAX_ITEMS]
             async for taken in self._take(batch, epoch=scripts.epoch, shift=shift):
-                await self._tell(scripts, taken)
+                await self._tell(scripts, taken, read_on=taken.to == read[-1].number)
                 mark = max(mark, taken.to)
         return mark
+
+    async def close(self) -> None:
+        """Give the connection back."""
+        await self._wire.close()
+
+    async def _read(self, scripts: Scripts, mark: Number, block_ms: int) -> list[Item]:
+        """What follows the mark: read ahead, or else waited for."""
+        ahead, self._ahead = self._ahead, None
+        if ahead and ahead[0] == mark and ahead[1]:
+            return ahead[1]
+        command = self._outbox.read_command(mark, count=ENTRIES_A_READ, block_ms=block_ms)
+        (reply,) = await self._wire.exchange(command)
+        return self._outbox.read_reply(mark, scripts.checked(reply))
 
     async def survivors(self, epoch: int, mark: Number) -> Number:
         """In a recovery, take all that is left beyond the mark, gaps or not; answers the mark."""
@@ -109,6 +126,9 @@ class Drain:
         self, batch: Sequence[Item], *, epoch: int, shift: int | None
     ) -> AsyncIterator[Taken]:
         """Apply a batch, halving it where the ledger refuses it."""
+        if shift is not None and (taken := await self._at_once(batch, epoch=epoch, shift=shift)):
+            yield taken
+            return
         try:
             yield await self._apply(batch, epoch=epoch, shift=shift)
         except LedgerRefuses as error:
@@ -119,6 +139,19 @@ class Drain:
             for part in (batch[:half], batch[half:]):
                 async for taken in self._take(part, epoch=epoch, shift=shift):
                     yield taken
+
+    async def _at_once(self, batch: Sequence[Item], *, epoch: int, shift: int) -> Taken | None:
+        """The plain case, in one statement; None if the batch must be looked at item by item."""
+        first = batch[0].number.seq
+        for seq, item in enumerate(batch, first):
+            if item.kind != "reserve" or item.number != (epoch, seq):
+                return None
+        after = Number(epoch, first - 1)
+        with suppress(LedgerRefuses):
+            if await self._ledger.take(self.partition, shift, after, batch):
+                metrics.DRAINED.inc(len(batch))
+                return Taken(after, batch[-1].number)
+        return None
 
     async def _apply(self, batch: Sequence[Item], *, epoch: int, shift: int | None) -> Taken:
         """One transaction."""
@@ -217,14 +250,21 @@ class Drain:
         await locked.note_gap(self.partition, first.epoch, first.seq, last.seq)
         log.error("gap", partition=self.partition, first=str(first), last=str(last))
 
-    async def _tell(self, scripts: Scripts, taken: Taken) -> None:
-        """After the commit: give rejected seats back, tell who waits, let Redis forget."""
+    async def _tell(self, scripts: Scripts, taken: Taken, *, read_on: bool) -> None:
+        """After the commit: give rejected seats back, tell who waits, let Redis forget.
+
+        In the same write, what has come meanwhile is read.
+        """
         if taken.to == taken.after:
             return
         await self._give_back(scripts, taken)
-        await self._publish(taken)
-        command = scripts.acknowledge(taken.to.seq, tail=TAIL)
-        await scripts.call(self._redis, command)
+        publish = ("PUBLISH", keys.drained(self.partition), _message(taken))
+        acknowledge = scripts.acknowledge(taken.to.seq, tail=TAIL)
+        read = [self._outbox.read_command(taken.to, count=ENTRIES_A_READ)] if read_on else []
+        _, acknowledged, *replies = await self._wire.exchange(publish, acknowledge, *read)
+        scripts.checked(acknowledged)
+        for reply in replies:
+            self._ahead = taken.to, self._outbox.read_reply(taken.to, scripts.checked(reply))
 
     async def _give_back(self, scripts: Scripts, taken: Taken) -> None:
         """Make Redis follow the ledger's refusals, each by compare-and-set."""
@@ -252,11 +292,8 @@ class Drain:
                 await scripts.call(self._redis, scripts.repair(event_id, part))
 
     async def _publish(self, taken: Taken) -> None:
-        rejected = [(*item.number, str(word)) for item, word, _ in taken.rejected]
-        rejected += [(*item.number, "dead") for item in taken.dead]
-        message = msgspec.json.encode(Drained(taken.after, taken.to, rejected))
         try:
-            await self._redis.publish(keys.drained(self.partition), message)
+            await self._redis.publish(keys.drained(self.partition), _message(taken))
         except REDIS_ERRORS as error:
             raise RedisAway(f"nobody could be told of the drain: {error}") from error
 
@@ -267,3 +304,10 @@ class Drain:
         if full and now_s - self._dead_at_s[0] < 60:  # noqa: PLR2004 - a minute
             raise Halted(f"{MAX_DEAD_A_MINUTE} dead letters in a minute")
         self._dead_at_s.append(now_s)
+
+
+def _message(taken: Taken) -> bytes:
+    """What those who wait are told."""
+    rejected = [(*item.number, str(word)) for item, word, _ in taken.rejected]
+    rejected += [(*item.number, "dead") for item in taken.dead]
+    return msgspec.json.encode(Drained(taken.after, taken.to, rejected))

@@ -422,7 +422,7 @@ class Engine:
                 await self._reopen(error.partition, error.epoch)
                 continue
             epoch = lane.scripts.epoch if lane.scripts else 0
-            items = outbox.items(entry[0], _fields(entry[1])) if entry else []
+            items = outbox.items(entry[0], outbox.fields_of(entry[1])) if entry else []
             wanted = (i for i in items if i.number == number and i.kind == "reserve")
             return Number(epoch, seq), next(wanted, None)
         raise RedisAway(f"partition {lane.partition} is being recovered")
@@ -566,7 +566,3 @@ def _lost(booking: int) -> Booking:
 
 def _of_item(booking: int, item: Item, status: Status) -> Booking:
     return Booking(booking, item.event_id, item.user_id, item.at_ms, status)
-
-
-def _fields(flat: list[bytes]) -> dict[bytes, bytes]:
-    return dict(zip(flat[::2], flat[1::2], strict=True))

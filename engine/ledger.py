@@ -345,6 +345,31 @@ class Ledger:
             finally:
                 connection.terminate()
 
+    # The drain's plain case
+
+    async def take(self, partition: int, shift: int, after: Number, items: Sequence[Item]) -> bool:
+        """Take reserves whose numbers follow ``after``, all or none, in one statement.
+
+        False if the partition is not at ``after``, or not this shift's: nothing was written.
+
+        Raises:
+            LedgerRefuses: an item cannot be written, whichever it is; nothing was.
+            LedgerAway: nothing was written, or the answer was lost.
+        """
+        row = await self._fetchrow(
+            "take_bookings",
+            partition,
+            after.epoch,
+            shift,
+            after.seq,
+            after.seq + len(items),
+            [booking_id(item.number, partition) for item in items],
+            [item.event_id for item in items],
+            [item.user_id for item in items],
+            [_time(item.at_ms) for item in items],
+        )
+        return row is not None and row["take_bookings"]
+
     # Under the lock
 
     @asynccontextmanager

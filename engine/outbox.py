@@ -18,6 +18,8 @@ from engine.model import MAX_EVENT_ID, Item, Number
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+    from engine.scripts import Command
+
 MAX_AT_MS: Final = 253_402_300_799_999
 """The end of the year 9999, in Unix milliseconds."""
 
@@ -52,12 +54,20 @@ class Outbox:
         if not streams:
             return []
         ((_, entries),) = streams
-        return [
-            item
-            for entry_id, fields in entries
-            for item in items(entry_id, fields)
-            if item.number > after
-        ]
+        return _beyond(after, entries)
+
+    def read_command(self, after: Number, *, count: int, block_ms: int | None = None) -> Command:
+        """``read`` for a ``Wire``."""
+        block = () if block_ms is None else ("BLOCK", block_ms)
+        return ("XREAD", "COUNT", count, *block, "STREAMS", self._key, str(after))
+
+    @staticmethod
+    def read_reply(after: Number, reply: Any) -> list[Item]:
+        """The items in a reply to ``read_command``."""
+        if not reply:
+            return []
+        ((_, entries),) = reply
+        return _beyond(after, [(entry_id, fields_of(flat)) for entry_id, flat in entries])
 
     async def debt(self, mark: Number) -> Debt:
         """How many numbers the ledger has not taken, and the age of the oldest."""
@@ -70,6 +80,21 @@ class Outbox:
         if not oldest or int(epoch or 0) != mark.epoch:
             return Debt(0, 0.0)
         return Debt(int(seq) - mark.seq, max(0.0, seconds - oldest[0].at_ms / 1000))
+
+
+def _beyond(after: Number, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> list[Item]:
+    """The items of entries, without those of the first that are not wanted."""
+    return [
+        item
+        for entry_id, fields in entries
+        for item in items(entry_id, fields)
+        if item.number > after
+    ]
+
+
+def fields_of(flat: list[bytes]) -> dict[bytes, bytes]:
+    """The fields of an entry as Redis sends them: name, value, name, value."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
 def items(entry_id: bytes, fields: dict[bytes, bytes]) -> list[Item]:

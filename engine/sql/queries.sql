@@ -48,7 +48,10 @@ WITH frozen AS MATERIALIZED (
 )
 SELECT pid FROM frozen WHERE pg_terminate_backend(pid);
 
--- The drain's transaction. The events are locked in id order.
+-- The drain. The events are locked in id order.
+
+-- name: take_bookings
+SELECT take_bookings($1, $2, $3, $4, $5, $6, $7, $8, $9);
 
 -- name: lock_events
 SELECT id, total_seats, booked FROM events WHERE id = ANY($1::int[])
