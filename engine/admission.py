@@ -148,7 +148,7 @@ class Lane:
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
         self._fail(self._take(), RedisAway("the engine is shutting down"))
-        await self._wire.close()
+        await self._wire.drop()
 
     def _ready(self) -> Scripts:
         if self.scripts is None:

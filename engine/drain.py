@@ -99,10 +99,6 @@ class Drain:
                 mark = max(mark, taken.to)
         return mark
 
-    async def close(self) -> None:
-        """Give the connection back."""
-        await self._wire.close()
-
     async def _read(self, scripts: Scripts, mark: Number, block_ms: int) -> list[Item]:
         """What follows the mark: read ahead, or else waited for."""
         ahead, self._ahead = self._ahead, None
@@ -250,10 +246,10 @@ class Drain:
         await locked.note_gap(self.partition, first.epoch, first.seq, last.seq)
         log.error("gap", partition=self.partition, first=str(first), last=str(last))
 
-    async def _tell(self, scripts: Scripts, taken: Taken, *, read_on: bool) -> None:
+    async def _tell(self, scripts: Scripts, taken: Taken, *, read_on: bool = False) -> None:
         """After the commit: give rejected seats back, tell who waits, let Redis forget.
 
-        In the same write, what has come meanwhile is read.
+        With ``read_on``, what has come meanwhile is read in the same write.
         """
         if taken.to == taken.after:
             return

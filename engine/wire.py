@@ -16,7 +16,7 @@ from engine.errors import REDIS_ERRORS, RedisAway
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from redis.asyncio import ConnectionPool
+    from redis.asyncio import Connection, ConnectionPool
 
     from engine.scripts import Command
 
@@ -30,8 +30,15 @@ class Wire:
     """
 
     def __init__(self, pool: ConnectionPool) -> None:
-        self._connection = pool.make_connection()
+        self._pool = pool
+        self._made: Connection | None = None
         self._used_at_s = 0.0
+
+    @property
+    def _connection(self) -> Connection:
+        if self._made is None:  # the pool closes it when it is closed
+            self._made = self._pool.get_available_connection()
+        return self._made
 
     async def send(self, commands: Sequence[Command]) -> None:
         """Send commands in one write.
@@ -73,10 +80,6 @@ class Wire:
     async def drop(self) -> None:
         """Disconnect; the next command connects again."""
         await self._connection.disconnect(nowait=True)
-
-    async def close(self) -> None:
-        """Disconnect for good."""
-        await self._connection.disconnect()
 
     async def _connect(self) -> None:
         """Be connected. After a pause, Redis may have gone away and come back unnoticed."""

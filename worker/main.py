@@ -70,8 +70,6 @@ async def on_shutdown(ctx: dict[str, Any]) -> None:
     if "hands" in ctx:
         ctx["hands"].cancel()
         await asyncio.gather(ctx["hands"], return_exceptions=True)
-    for drain in ctx.get("drains", ()):
-        await drain.close()
     await ctx["exit"].aclose()
 
 

@@ -253,7 +253,7 @@ class Shop:
 def crash_after_commit(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Within, a drain dies between its commit and what it tells."""
 
-    async def die(*_: object) -> None:
+    async def die(*_: object, **__: object) -> None:
         raise Crash
 
     with monkeypatch.context() as patch:

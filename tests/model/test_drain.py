@@ -79,7 +79,8 @@ class Copy:
     async def write(self, batch: list[Item]) -> None:
         """One transaction."""
         drain = self.shop.drains
-        await drain._apply(batch, epoch=1, shift=self.shop.shift)  # noqa: SLF001 - it is the subject
+        taking = drain._take(batch, epoch=1, shift=self.shop.shift)  # noqa: SLF001 - it is the subject
+        assert [taken.to async for taken in taking] == [batch[-1].number]
 
     async def state(self) -> list[list[tuple[object, ...]]]:
         """Everything the ledger has of it, without what differs between the two."""
