@@ -154,20 +154,25 @@ async def caught(
     return found.result()
 
 
+def committing(scene: Scene) -> bytes:
+    """What a worker sends to commit: COMMIT, or one statement with the users of a plain batch."""
+    return scene.dice.choice([b"COMMIT", b"%d-user-" % scene.facts.seed])
+
+
 def nothing(_: str) -> None:
     """To lose the answer is enough."""
 
 
 @fault("worker-kill-before-commit", "programs")
 async def kill_before_commit(scene: Scene) -> None:
-    """The batch is written, and COMMIT was not sent."""
-    await kill_a_worker(scene, scene.stack.to_postgres, b"COMMIT")
+    """The batch is written, and COMMIT was not sent; or the one statement that does both."""
+    await kill_a_worker(scene, scene.stack.to_postgres, committing(scene))
 
 
 @fault("worker-kill-after-commit", "programs")
 async def kill_after_commit(scene: Scene) -> None:
     """The batch is committed; nobody was told."""
-    await kill_a_worker(scene, scene.stack.to_postgres, b"COMMIT", at_answer=True)
+    await kill_a_worker(scene, scene.stack.to_postgres, committing(scene), at_answer=True)
 
 
 @fault("worker-kill-before-repair", "programs")
@@ -556,7 +561,7 @@ async def swallow_a_commit(scene: Scene) -> None:
     """Postgres has committed, and the worker does not know."""
     ways = {name: scene.stack.to_postgres[name] for name in WORKERS}
     for _ in range(2):
-        await caught(ways, (b"COMMIT",), nothing, at_answer=True)
+        await caught(ways, (committing(scene),), nothing, at_answer=True)
 
 
 @fault("net-delay", "network", blinds=True)
