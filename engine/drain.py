@@ -257,10 +257,10 @@ class Drain:
         publish = ("PUBLISH", keys.drained(self.partition), _message(taken))
         acknowledge = scripts.acknowledge(taken.to.seq, tail=TAIL)
         read = [self._outbox.read_command(taken.to, count=ENTRIES_A_READ)] if read_on else []
-        _, acknowledged, *replies = await self._wire.exchange(publish, acknowledge, *read)
-        scripts.checked(acknowledged)
-        for reply in replies:
-            self._ahead = taken.to, self._outbox.read_reply(taken.to, scripts.checked(reply))
+        replies = await self._wire.exchange(publish, acknowledge, *read)
+        _, _, *entries = [scripts.checked(reply) for reply in replies]
+        for reply in entries:
+            self._ahead = taken.to, self._outbox.read_reply(taken.to, reply)
 
     async def _give_back(self, scripts: Scripts, taken: Taken) -> None:
         """Make Redis follow the ledger's refusals, each by compare-and-set."""
