@@ -12,7 +12,6 @@ they meet their own booking.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -21,6 +20,7 @@ from engine.errors import REDIS_ERRORS, Dirty, OnsaleError, Overloaded, RedisAwa
 from engine.log import get_logger
 from engine.model import MAX_BATCH, Number, Word
 from engine.scripts import Look, Scripts, look_reply
+from engine.tasks import stop
 from engine.wire import Wire
 
 if TYPE_CHECKING:
@@ -144,11 +144,9 @@ class Lane:
 
     async def close(self) -> None:
         """Stop. What is queued gets ``RedisAway``."""
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        await stop(self._task)
         self._fail(self._take(), RedisAway("the engine is shutting down"))
-        await self._wire.drop()
+        await self._wire.close()
 
     def _ready(self) -> Scripts:
         if self.scripts is None:

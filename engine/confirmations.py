@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from engine.errors import Fault, RedisAway
 from engine.model import Number, Status, Word
+from engine.tasks import stop
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
@@ -112,8 +113,7 @@ class Waiters:
         """Stop asking."""
         self.release()
         if self._asking:
-            self._asking.cancel()
-            await asyncio.gather(self._asking, return_exceptions=True)
+            await stop(self._asking)
 
     def _behind_s(self, now_s: float) -> float:
         return now_s - self._samples[0][1] if self._samples else 0.0

@@ -68,17 +68,45 @@ class Taken(NamedTuple):
     dead: tuple[Item, ...] = ()
 
 
-class Drain:
-    """Brings one partition's outbox to the ledger."""
+class Brake:
+    """Stops a partition where the fault is more likely ours than the entries'."""
 
-    def __init__(self, partition: int, *, ledger: Ledger, redis: Redis) -> None:
+    def __init__(self) -> None:
+        self._dead_at_s: deque[float] = deque(maxlen=MAX_DEAD_A_MINUTE)
+
+    def count_dead(self) -> None:
+        """Before a dead letter is written.
+
+        Raises:
+            Halted: too many of them in the last minute.
+        """
+        now_s = time.monotonic()
+        full = len(self._dead_at_s) == MAX_DEAD_A_MINUTE
+        if full and now_s - self._dead_at_s[0] < 60:  # noqa: PLR2004 - a minute
+            raise Halted(f"{MAX_DEAD_A_MINUTE} dead letters in a minute")
+        self._dead_at_s.append(now_s)
+
+
+class Drain:
+    """Brings one partition's outbox to the ledger, for one shift or one recovery.
+
+    The brake is common to all shifts of a worker.
+    """
+
+    def __init__(
+        self, partition: int, *, ledger: Ledger, redis: Redis, brake: Brake | None = None
+    ) -> None:
         self.partition = partition
         self._ledger = ledger
         self._redis = redis
         self._outbox = Outbox(redis, partition)
         self._wire = Wire(redis.connection_pool)
         self._ahead: tuple[Number, list[Item]] | None = None  # what was read, and after what
-        self._dead_at_s: deque[float] = deque(maxlen=MAX_DEAD_A_MINUTE)
+        self._brake = brake or Brake()
+
+    async def close(self) -> None:
+        """Give the connection to Redis back."""
+        await self._wire.close()
 
     async def once(self, scripts: Scripts, mark: Number, *, shift: int, block_ms: int) -> Number:
         """Take what follows the mark, after waiting for it; answers the new mark.
@@ -174,7 +202,7 @@ class Drain:
 
     async def _set_aside(self, item: Item, reason: str, *, epoch: int, shift: int | None) -> Taken:
         """One transaction for the one item that the ledger can never take."""
-        self._count_dead()
+        self._brake.count_dead()
         entry = item.entry or json.dumps(item._asdict())
         async with self._ledger.locked(self.partition) as locked:
             after = self._check(locked, epoch=epoch, shift=shift)
@@ -292,14 +320,6 @@ class Drain:
             await self._redis.publish(keys.drained(self.partition), _message(taken))
         except REDIS_ERRORS as error:
             raise RedisAway(f"nobody could be told of the drain: {error}") from error
-
-    def _count_dead(self) -> None:
-        """Stop where the fault is more likely ours than the entries'."""
-        now_s = time.monotonic()
-        full = len(self._dead_at_s) == MAX_DEAD_A_MINUTE
-        if full and now_s - self._dead_at_s[0] < 60:  # noqa: PLR2004 - a minute
-            raise Halted(f"{MAX_DEAD_A_MINUTE} dead letters in a minute")
-        self._dead_at_s.append(now_s)
 
 
 def _message(taken: Taken) -> bytes:

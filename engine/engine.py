@@ -51,6 +51,7 @@ from engine.model import (
 )
 from engine.outbox import Outbox
 from engine.recovery import Recovery, check_servers, redis_client
+from engine.tasks import stop
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Coroutine
@@ -142,9 +143,7 @@ class Engine:
     async def close(self) -> None:
         """Stop."""
         self.release_waiters()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await stop(*self._tasks)
         for lane in self._lanes:
             await lane.close()
         for waiters in self._waiters:

@@ -7,6 +7,7 @@ the command does. It is used as it is where that does not matter.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import ResponseError
@@ -26,7 +27,7 @@ IDLE_S: Final = 0.05
 class Wire:
     """A connection that is made when it is needed, and never sends a command twice.
 
-    Whoever leaves before he has read all his replies calls ``drop``.
+    It has one user at a time. Who leaves before he has read all his replies calls ``drop``.
     """
 
     def __init__(self, pool: ConnectionPool) -> None:
@@ -36,7 +37,7 @@ class Wire:
 
     @property
     def _connection(self) -> Connection:
-        if self._made is None:  # the pool closes it when it is closed
+        if self._made is None:
             self._made = self._pool.get_available_connection()
         return self._made
 
@@ -79,7 +80,16 @@ class Wire:
 
     async def drop(self) -> None:
         """Disconnect; the next command connects again."""
-        await self._connection.disconnect(nowait=True)
+        if self._made is not None:
+            await self._made.disconnect(nowait=True)
+
+    async def close(self) -> None:
+        """Disconnect, and give the connection back to its pool."""
+        if self._made is not None:
+            connection, self._made = self._made, None
+            with suppress(*REDIS_ERRORS):
+                await connection.disconnect()
+            await self._pool.release(connection)
 
     async def _connect(self) -> None:
         """Be connected. After a pause, Redis may have gone away and come back unnoticed."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from engine.drain import TAIL
+from engine.drain import TAIL, Drain
 from engine.errors import (
     Fenced,
     Gap,
@@ -25,7 +25,7 @@ from engine.scripts import Scripts
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from engine.drain import Drain
+    from engine.drain import Brake
     from engine.model import Number
     from engine.recovery import Stores
 
@@ -41,16 +41,22 @@ log = get_logger(__name__)
 class Shift:
     """One turn of this worker at one partition."""
 
-    def __init__(self, stores: Stores, drain: Drain, *, holder: str) -> None:
-        self._partition = drain.partition
+    def __init__(self, stores: Stores, partition: int, brake: Brake, *, holder: str) -> None:
+        self._partition = partition
         self._ledger = stores.ledger
         self._redis = stores.redis
         self._recovery = stores.recovery
         self._holder = holder
-        self._drain = drain
+        self._drain = Drain(partition, ledger=stores.ledger, redis=stores.redis, brake=brake)
 
     async def run(self) -> None:
         """Drain until a later shift begins, or nobody came for ``SHIFT_S``."""
+        try:
+            await self._run()
+        finally:
+            await self._drain.close()
+
+    async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         until_s = loop.time() + SHIFT_S
         number = await self._ledger.begin_shift(self._partition, self._holder)

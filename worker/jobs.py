@@ -13,6 +13,7 @@ from engine import metrics
 from engine.errors import LedgerAway, Unavailable
 from engine.log import get_logger
 from engine.reconcile import close_event, reconcile_event
+from engine.tasks import stop
 from worker.drain import Shift
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Hands:
                     log.warning("hands_not_heard", reason=str(error))
                 await asyncio.sleep(RETRY_S)
         finally:
-            following.cancel()
+            await stop(following)
 
     async def _follow(self) -> None:
         while True:
@@ -88,7 +89,7 @@ async def hand_out_shifts(ctx: dict[str, Any]) -> None:
 async def shift(ctx: dict[str, Any], partition: int) -> None:
     """Drain one partition for a while."""
     try:
-        await Shift(ctx["stores"], ctx["drains"][partition], holder=ctx["name"]).run()
+        await Shift(ctx["stores"], partition, ctx["brakes"][partition], holder=ctx["name"]).run()
     except Unavailable as error:  # the next tick tries again
         log.warning("shift_ended", partition=partition, reason=str(error))
 

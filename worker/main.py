@@ -21,11 +21,12 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from engine import keys
-from engine.drain import Drain
+from engine.drain import Brake
 from engine.errors import REDIS_ERRORS, Misconfigured, Unavailable
 from engine.log import configure, get_logger
 from engine.recovery import check_servers, connected, redis_client
 from engine.settings import Settings
+from engine.tasks import stop
 from worker.jobs import TICK_S, Hands, hand_out_shifts, reconcile_all, shift
 
 if TYPE_CHECKING:
@@ -56,10 +57,7 @@ async def on_startup(ctx: dict[str, Any]) -> None:
             log.warning("not_ready", reason=str(error))
             await asyncio.sleep(RETRY_S)
     ctx["stores"] = stores
-    ctx["drains"] = [
-        Drain(partition, ledger=stores.ledger, redis=stores.redis)
-        for partition in range(stores.partitions)
-    ]
+    ctx["brakes"] = [Brake() for _ in range(stores.partitions)]
     ctx["name"] = f"{socket.gethostname()}:{os.getpid()}"
     ctx["hands"] = asyncio.create_task(Hands(stores).follow())
     log.info("worker_ready", partitions=settings.partitions)
@@ -68,8 +66,7 @@ async def on_startup(ctx: dict[str, Any]) -> None:
 async def on_shutdown(ctx: dict[str, Any]) -> None:
     """Give everything back."""
     if "hands" in ctx:
-        ctx["hands"].cancel()
-        await asyncio.gather(ctx["hands"], return_exceptions=True)
+        await stop(ctx["hands"])
     await ctx["exit"].aclose()
 
 

@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from engine import keys
-from engine.drain import Drain
+from engine.drain import Brake
 from tests import world
 from tests.engine.house import Shop
 from worker import drain, jobs
@@ -86,8 +86,8 @@ async def test_shift_that_cannot_run_waits_for_the_next_tick(
     monkeypatch.setattr(drain, "SHIFT_S", 0.3)
     own_house.server.kill()
     stores = own_house.stores
-    drains = [Drain(p, ledger=stores.ledger, redis=stores.redis) for p in range(3)]
-    await shift({"stores": stores, "drains": drains, "name": "ann's"}, 1)
+    brakes = [Brake() for _ in range(3)]
+    await shift({"stores": stores, "brakes": brakes, "name": "ann's"}, 1)
     own_house.server.start()
 
 

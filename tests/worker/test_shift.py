@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
+from structlog.testing import capture_logs
 
 from engine import keys
+from engine.drain import Brake
 from engine.model import Number
 from tests import world
 from tests.engine.house import crash_after_commit
@@ -28,10 +30,11 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def _shift(shop: Shop, holder: str = "ann's") -> AsyncIterator[asyncio.Task[None]]:
-    """A shift that has begun; at the end it is over, one way or the other."""
+async def _shift(shop: Shop, brake: Brake | None = None) -> AsyncIterator[asyncio.Task[None]]:
+    """A shift that has begun; at the end it is over, and nothing broke it."""
     before = (await shop.ledger.partition(shop.partition)).shift
-    task = asyncio.create_task(Shift(shop.house.stores, shop.drains, holder=holder).run())
+    shift = Shift(shop.house.stores, shop.partition, brake or Brake(), holder="ann's")
+    task = asyncio.create_task(shift.run())
 
     async def begun() -> bool:
         return (await shop.ledger.partition(shop.partition)).shift > before
@@ -39,7 +42,8 @@ async def _shift(shop: Shop, holder: str = "ann's") -> AsyncIterator[asyncio.Tas
     await world.until(begun)
     yield task
     task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    with suppress(asyncio.CancelledError):
+        await task
 
 
 async def _drained(shop: Shop, to: Number) -> None:
@@ -84,16 +88,18 @@ async def test_idle_shift_learns_that_a_later_one_began(shop: Shop) -> None:
 
 
 async def test_turns_pass_without_loss(shop: Shop) -> None:
-    """Any number of shifts, one after the other, while seats are sold: each is written once."""
+    """While seats are sold: each is written once, and nobody is in another's way."""
     event_id = await shop.open_event(500)
-    async with _shift(shop), _shift(shop), _shift(shop):
-        for i in range(100):
-            (last,) = await shop.reserve(event_id, f"user {i}")
-            if i % 25 == 0:
-                async with _shift(shop):
-                    await _drained(shop, last)
-        async with _shift(shop):
-            await _drained(shop, last)
+    with capture_logs() as logs:
+        async with _shift(shop), _shift(shop), _shift(shop):
+            for i in range(100):
+                (last,) = await shop.reserve(event_id, f"user {i}")
+                if i % 25 == 0:
+                    async with _shift(shop):
+                        await _drained(shop, last)
+            async with _shift(shop):
+                await _drained(shop, last)
+    assert logs == []
     assert len(await shop.rows(event_id)) == 100
     assert await shop.ended(event_id) == []
     assert await shop.agree(event_id)
@@ -127,6 +133,31 @@ async def test_cancelled_in_a_transaction_finishes_it(shop: Shop) -> None:
                 await shift
     assert await shop.rows(event_id) == {"ann": number}
     assert await shop.redis.hget(keys.log(shop.partition), "acked") == b"1"
+
+
+async def test_dead_letters_are_counted_over_the_shifts_of_a_worker(shop: Shop) -> None:
+    """The eleventh in a minute is left where it is, and what follows it too."""
+    event_id, brake = await shop.open_event(50), Brake()
+    *_, tenth = await shop.reserve(event_id, *(f"{i}\x00" for i in range(10)))
+    async with _shift(shop, brake):
+        await _drained(shop, tenth)
+    await shop.reserve(event_id, "10\x00", "ann")
+    async with _shift(shop, brake) as halted:
+        await asyncio.wait_for(halted, 10)
+    assert await shop.mark() == tenth
+    async with _shift(shop, Brake()):
+        await _drained(shop, tenth._replace(seq=tenth.seq + 2))
+
+
+async def test_gives_its_connection_back(shop: Shop) -> None:
+    """A worker has thousands of shifts."""
+    pool = shop.redis.connection_pool
+    before = len(pool._in_use_connections)  # noqa: SLF001 - redis-py tells it in no other way
+    event_id = await shop.open_event(5)
+    async with _shift(shop):
+        (number,) = await shop.reserve(event_id, "ann")
+        await _drained(shop, number)
+    assert len(pool._in_use_connections) == before  # noqa: SLF001
 
 
 async def test_makes_up_for_one_that_died(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
