@@ -248,10 +248,8 @@ class Engine:
             return await self._unless_cancelled(found, number)
         if fate is Status.PENDING and item:
             return await self._on_its_way(booking, item)
-        if fate is Status.PENDING and number.epoch == last.epoch and number <= last:
-            # It was given out, the ledger has not passed it, and the outbox has it no more: a gap.
-            await self._reopen(partition, last.epoch)
-            fate, found = await self._in_ledger(booking)
+        if fate is Status.PENDING:
+            fate, found = await self._in_neither(booking, last)
         # Unless lost: a cancel has that number, or a hand removed the row, or nobody was given it.
         return _lost(booking) if fate is Status.LOST else found
 
@@ -434,6 +432,16 @@ class Engine:
         number = Number.of_booking(booking)
         fates = await self._ledger.fates(booking_partition(booking), [number])
         return fates[number].status, await self._ledger.booking(booking)
+
+    async def _in_neither(self, booking: int, last: Number) -> tuple[Status, Booking | None]:
+        """``_in_ledger`` of what the ledger has not passed and the outbox does not have."""
+        partition, number = booking_partition(booking), Number.of_booking(booking)
+        if number.epoch == last.epoch and number <= last:  # it was given out: a gap
+            await self._reopen(partition, last.epoch)
+            return await self._in_ledger(booking)
+        if last.epoch < number.epoch <= (await self._ledger.partition(partition)).epoch:
+            raise RedisAway(f"partition {partition} was opened on another Redis")
+        return Status.PENDING, None
 
     async def _in_ledger_only(self, booking: int, away: RedisAway) -> Booking | None:
         """A booking while Redis is away; what the ledger has not reached cannot be known."""

@@ -93,6 +93,7 @@ class Stack:
         self.held: set[Child] = set()
         """Who is not to be started again."""
         self._read_to: dict[str, int] = {}
+        self._of_no_event: set[int] = set()  # dead letters of the rounds before
         # A child dies with the thread that launched it, and starting a server takes a while.
         self._launcher = ThreadPoolExecutor(1)
         self._tending: asyncio.Task[None] | None = None
@@ -255,8 +256,10 @@ class Stack:
         )
         ended = await self.sql(
             "SELECT id, event_id, user_id, outcome, reason FROM ended_bookings "
-            "WHERE event_id = ANY($1)", events,
+            "WHERE event_id = ANY($1) OR (event_id IS NULL AND id <> ALL($2))",
+            events, list(self._of_no_event),
         )  # fmt: skip
+        self._of_no_event |= {row["id"] for row in ended if row["event_id"] is None}
         warm = {each: keys for each in events if (keys := await self._keys(each))}
         return Dump(
             [EventRow(*row) for row in found],

@@ -10,13 +10,13 @@ from engine import engine as engine_module
 from engine.engine import Engine
 from engine.errors import LedgerAway, RedisAway, Unavailable
 from engine.ledger import Ledger
-from engine.model import Status, booking_id
+from engine.model import Number, Status, booking_id
 from tests.engine.house import Shop
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from engine.model import Fate, Number
+    from engine.model import Fate
     from tests.engine.house import House
 
 
@@ -132,3 +132,14 @@ async def test_older_redis(shop: Shop, engine: Engine, monkeypatch: pytest.Monke
     monkeypatch.setattr(Ledger, "fates", fates)
     with pytest.raises(LedgerAway):
         await engine.booking(booking)
+
+
+async def test_redis_of_an_earlier_epoch(shop: Shop, engine: Engine) -> None:
+    """One that still answers beside its successor does not know what the successor gave out."""
+    row = await shop.ledger.partition(shop.partition)
+    await shop.sql("UPDATE partitions SET epoch = epoch + 1 WHERE p = $1", shop.partition)
+    of_the_successor = Number(row.epoch + 1, 1)
+    with pytest.raises(RedisAway):
+        await engine.booking(booking_id(of_the_successor, shop.partition))
+    of_nobody = Number(row.epoch + 2, 1)
+    assert await engine.booking(booking_id(of_nobody, shop.partition)) is None
