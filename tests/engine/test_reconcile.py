@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from engine.model import Item
+    from engine.reconcile import Drift
     from engine.scripts import Change
 
 
@@ -412,6 +413,28 @@ async def test_many_pages(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     await shop.redis.hset(users, mapping={f"ghost {i}": "1-1" for i in range(300)})
     found = [drift.kind for drift in (await shop.reconcile(event_id)).drift]
     assert (found.count("add"), found.count("release")) == (72, 300)
+    assert await shop.agree(event_id)
+
+
+async def test_few_are_looked_at_under_one_lock(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is drained meanwhile: whoever waits for the ledger must not wait for all of them."""
+    looked_at: list[int] = []
+    mend = Reconciliation._mend  # noqa: SLF001 - what it does, it does under one lock
+
+    async def noted(self: Reconciliation, event_id: int, travellers: Any, users: list[str],
+                    **how: Any) -> list[Drift]:  # fmt: skip
+        looked_at.append(len(users))
+        return await mend(self, event_id, travellers, users, **how)
+
+    monkeypatch.setattr(Reconciliation, "_mend", noted)
+    event_id = await shop.open_event(2000, *(f"user {i}" for i in range(500)))
+    users = keys.users(shop.partition, event_id)
+    await shop.redis.hdel(users, *(f"user {i}" for i in range(250)))
+    await shop.redis.hset(users, mapping={f"ghost {i}": "1-1" for i in range(250)})
+    assert len((await shop.reconcile(event_id)).drift) == 500
+    assert max(looked_at) == reconcile.LOCKED_AT_ONCE == 100
     assert await shop.agree(event_id)
 
 
