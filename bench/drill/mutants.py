@@ -3,7 +3,8 @@
 A mutant is one deliberate error: a patch in ``bench/drill/mutants/`` with a header that says what
 it is and which faults are likeliest to bring it to light. Each is applied to a copy of the tree,
 and the drill is run there until a promise is broken. A mutant that lives says that the drill is
-blind to such an error, or that another mechanism makes it harmless: then its header says which.
+blind to such an error, or that another mechanism makes it harmless: then its header says which, and
+which test kills it.
 """
 
 from __future__ import annotations

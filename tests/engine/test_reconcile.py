@@ -438,6 +438,51 @@ async def test_few_are_looked_at_under_one_lock(
     assert await shop.agree(event_id)
 
 
+async def test_cancel_while_it_judges(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who gives his seat back between two of its reads does not get it again."""
+    event_id = await shop.open_event(5, "ann")
+    (ann,) = (await shop.rows(event_id)).values()
+    read = Reconciliation._held  # noqa: SLF001 - nowhere else is there a way between the reads
+
+    async def cancelled_first(self: Reconciliation, *args: Any) -> dict[str, str]:
+        await shop.cancel(event_id, "ann", ann)
+        return await read(self, *args)
+
+    monkeypatch.setattr(Reconciliation, "_held", cancelled_first)
+    checked = await shop.reconcile(event_id, users=["ann"])
+    assert checked.drift == []
+    assert await shop.held(event_id) == {}
+    await shop.drain()
+    assert await shop.agree(event_id)
+
+
+async def test_nothing_is_drained_while_it_judges(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger is the same from its first read to its repair."""
+    event_id = await shop.open_event(5, "ann")
+    read = Reconciliation._held  # noqa: SLF001 - nowhere else is there a way between the reads
+    drains: list[asyncio.Task[None]] = []
+
+    async def drain_waits() -> bool:
+        return bool(await shop.sql(
+            "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+            "AND datname = current_database()"
+        ))  # fmt: skip
+
+    async def while_another_drains(self: Reconciliation, *args: Any) -> dict[str, str]:
+        drains.append(asyncio.create_task(shop.drain()))
+        await world.until(drain_waits)
+        return await read(self, *args)
+
+    await shop.reserve(event_id, "bob")
+    monkeypatch.setattr(Reconciliation, "_held", while_another_drains)
+    assert (await shop.reconcile(event_id, users=["ann"])).drift == []
+    await asyncio.gather(*drains)
+    assert set(await shop.rows(event_id)) == {"ann", "bob"}
+    assert await shop.agree(event_id)
+
+
 async def test_fingerprint_stays(shop: Shop) -> None:
     """A booking that both stores have keeps the key it was made with."""
     event_id = await shop.open_event(5, "ann")

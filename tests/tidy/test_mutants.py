@@ -65,6 +65,14 @@ def test_it_says_what_it_is(mutant: Mutant) -> None:
     assert re.fullmatch(r"([A-Z].+\.)?", mutant.survives)
 
 
+def test_what_lives_is_killed_by_a_test(mutant: Mutant) -> None:
+    """Where the drill does not see it, its header names the test that does."""
+    if mutant.survives:
+        test, path = re.findall(r" A test kills it: (\w+) \((tests/\S+)\)\.", mutant.survives)[0]
+        text = (MUTANTS.parents[2] / path).read_text(encoding="utf-8")
+        assert f"def {test}(" in text
+
+
 def test_it_names_faults_of_the_drill(mutant: Mutant) -> None:
     """Each by its name, and none twice."""
     names = mutant.faults.split(",")
