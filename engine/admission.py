@@ -202,16 +202,17 @@ class Lane:
         """One write, and its replies in order."""
         waiting = deque(calls)
         try:
-            await self._wire.send([call.command for call in calls])
-            while waiting:
-                reply = await self._wire.reply()
-                self._settle(waiting[0], reply)
-                waiting.popleft()
+            async with self._wire.timeout():
+                await self._wire.send([call.command for call in calls])
+                while waiting:
+                    reply = await self._wire.reply()
+                    self._settle(waiting[0], reply)
+                    waiting.popleft()
         except asyncio.CancelledError:
             await self._give_up(waiting, "the engine is shutting down")
             raise
         except REDIS_ERRORS as error:
-            await self._give_up(waiting, f"Redis does not answer: {error}")
+            await self._give_up(waiting, f"Redis does not answer: {error!r}")
         except Exception:  # a lane that ended would leave its callers waiting for ever
             log.exception("lane_failed", partition=self.partition)
             await self._give_up(waiting, "the answer of Redis was not understood")

@@ -12,7 +12,6 @@ import contextlib
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
-from redis.asyncio import ConnectionPool
 
 from engine import keys, metrics, outbox
 from engine.admission import Decision, Lane
@@ -89,14 +88,10 @@ class Engine:
         self._partitions = settings.partitions
         self._ledger = Ledger(settings.postgres_dsn, command_s=COMMAND_S)
         self._redis = redis_client(settings)
-        timeout_s = settings.redis_timeout_ms / 1000
-        pool = ConnectionPool.from_url(
-            settings.redis_dsn, socket_timeout=timeout_s, socket_connect_timeout=timeout_s
-        )
         self._lanes = [
             Lane(
                 partition,
-                pool,
+                self._redis.connection_pool,
                 outbox_bound=settings.outbox_bound,
                 queue_bound=settings.queue_bound,
             )

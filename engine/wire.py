@@ -1,7 +1,8 @@
 """One connection to Redis of our own: several commands in one write, their replies in order.
 
-redis-py takes a connection from a pool for each command and gives it back, which costs more than
-the command does. It is used as it is where that does not matter.
+redis-py takes a connection from a pool for each command and gives it back, makes a task for each
+write and a timer for each read: that costs more than the command does. It is used as it is where
+that does not matter.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from engine.errors import REDIS_ERRORS, RedisAway
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from redis.asyncio import Connection, ConnectionPool
+    from redis.asyncio import ConnectionPool
+    from redis.asyncio.connection import AbstractConnection
 
     from engine.scripts import Command
 
@@ -28,21 +30,26 @@ class Wire:
     """A connection that is made when it is needed, and never sends a command twice.
 
     It has one user at a time. Who leaves before he has read all his replies calls ``drop``.
+
+    Args:
+        pool: whose settings it takes. Its ``socket_timeout`` is for an exchange, not for each of
+            its steps: see ``timeout``.
     """
 
     def __init__(self, pool: ConnectionPool) -> None:
-        self._pool = pool
-        self._made: Connection | None = None
+        kwargs = pool.connection_kwargs
+        self._timeout_s: float = kwargs["socket_timeout"]
+        self._connection: AbstractConnection = pool.connection_class(
+            **kwargs | {"socket_timeout": None}
+        )
         self._used_at_s = 0.0
 
-    @property
-    def _connection(self) -> Connection:
-        if self._made is None:
-            self._made = self._pool.get_available_connection()
-        return self._made
+    def timeout(self) -> asyncio.Timeout:
+        """What bounds an exchange; ``exchange`` has it."""
+        return asyncio.timeout(self._timeout_s)
 
     async def send(self, commands: Sequence[Command]) -> None:
-        """Send commands in one write.
+        """Send commands in one write. To be called within ``timeout``.
 
         Raises:
             REDIS_ERRORS: it cannot be known which of them were received.
@@ -52,7 +59,7 @@ class Wire:
         await self._connection.send_packed_command(packed, check_health=False)
 
     async def reply(self) -> Any:
-        """Read the next reply; what Redis refused is an exception that is returned.
+        """Read the next reply, within ``timeout``; what Redis refused is returned, not raised.
 
         Raises:
             REDIS_ERRORS: it will not come.
@@ -69,27 +76,24 @@ class Wire:
             RedisAway: Redis does not answer.
         """
         try:
-            await self.send(commands)
-            return [await self.reply() for _ in commands]
+            async with self.timeout():
+                await self.send(commands)
+                return [await self.reply() for _ in commands]
         except asyncio.CancelledError:
             await self.drop()
             raise
         except REDIS_ERRORS as error:
             await self.drop()
-            raise RedisAway(f"Redis does not answer: {error}") from error
+            raise RedisAway(f"Redis does not answer: {error!r}") from error
 
     async def drop(self) -> None:
         """Disconnect; the next command connects again."""
-        if self._made is not None:
-            await self._made.disconnect(nowait=True)
+        await self._connection.disconnect(nowait=True)
 
     async def close(self) -> None:
-        """Disconnect, and give the connection back to its pool."""
-        if self._made is not None:
-            connection, self._made = self._made, None
-            with suppress(*REDIS_ERRORS):
-                await connection.disconnect()
-            await self._pool.release(connection)
+        """Disconnect, and see it closed."""
+        with suppress(*REDIS_ERRORS):
+            await self._connection.disconnect()
 
     async def _connect(self) -> None:
         """Be connected. After a pause, Redis may have gone away and come back unnoticed."""

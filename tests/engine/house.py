@@ -61,6 +61,7 @@ class House(NamedTuple):
     settings: Settings
     redis: Redis
     ledger: Ledger
+    drains: list[Drain]
 
     @property
     def stores(self) -> Stores:
@@ -84,13 +85,21 @@ class House(NamedTuple):
             redis = await stack.enter_async_context(redis_client(settings))
             ledger = Ledger(own)
             stack.push_async_callback(ledger.close)
-            yield cls(server, settings, redis, ledger)
+            house = cls(server, settings, redis, ledger, [])
+            stack.push_async_callback(house.disconnect)
+            yield house
 
     async def restart_redis(self) -> None:
         """Kill Redis and start it again; our old connections are closed."""
         self.server.kill()
         self.server.start()
+        await self.disconnect()
+
+    async def disconnect(self) -> None:
+        """Close our connections to Redis; who needs one connects again."""
         await self.redis.connection_pool.disconnect()
+        for drain in self.drains:
+            await drain.close()
 
     async def sql(self, statement: str, *args: object) -> list[asyncpg.Record]:
         """Run a statement as a person would."""
@@ -114,6 +123,7 @@ class Shop:
         self.hydration = Hydration(house.ledger, house.redis)
         self.scripts = Scripts(partition, 0)
         self.drains = Drain(partition, ledger=house.ledger, redis=house.redis)
+        house.drains.append(self.drains)
         self.shift = 0
         self.sql = house.sql
 

@@ -213,7 +213,7 @@ async def test_close_answers_everyone(shop: Shop, pause: Pause) -> None:
 
 async def test_before_it_is_open(shop: Shop) -> None:
     """Without an epoch there is nobody to ask."""
-    pool = ConnectionPool.from_url(shop.house.settings.redis_dsn)
+    pool = shop.redis.connection_pool
     lane = Lane(shop.partition, pool, outbox_bound=1, queue_bound=1)
     with pytest.raises(RedisAway):
         lane.reserve(1, "ann")

@@ -69,6 +69,7 @@ async def test_crash_between_commit_and_publish(
     (cem,) = await shop.reserve(event_id, "cem")
     again = Drain(shop.partition, ledger=shop.ledger, redis=shop.redis)
     assert await again.once(shop.scripts, stale, shift=shop.shift, block_ms=1) == cem
+    await again.close()
     assert await shop.ended(event_id) == []
     assert await shop.agree(event_id)
 
@@ -319,7 +320,7 @@ async def test_stores_that_are_away(shop: Shop) -> None:
     )
     with pytest.raises(LedgerAway):
         await away.drains.once(shop.scripts, await shop.mark(), shift=shop.shift, block_ms=1)
-    nowhere = type(shop.redis).from_url("redis://127.0.0.1:1")
+    nowhere = type(shop.redis).from_url("redis://127.0.0.1:1", socket_timeout=1)
     no_redis = Drain(shop.partition, ledger=shop.ledger, redis=nowhere)
     with pytest.raises(RedisAway):
         await no_redis.once(shop.scripts, await shop.mark(), shift=shop.shift, block_ms=1)
