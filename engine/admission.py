@@ -12,7 +12,7 @@ they meet their own booking.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from engine import metrics
@@ -42,6 +42,7 @@ _WORDS: Final = {
     b"already_booked": Word.ALREADY_BOOKED,
     b"replayed": Word.REPLAYED,
 }
+_COUNT: Final = {word: metrics.RESERVATIONS.labels(word) for word in (_RESERVED, *_WORDS.values())}
 
 
 class Decision(NamedTuple):
@@ -248,16 +249,20 @@ def _decide(
                 answer.set_result(decision)
         return
     epoch, at_ms = scripts.epoch, reply[0]
+    words = []
     for answer, part in zip(answers, reply[1:], strict=True):
-        if answer.done():
-            continue
         if type(part) is int:
-            answer.set_result(Decision(_RESERVED, Number(epoch, part), at_ms))
+            decision = Decision(_RESERVED, Number(epoch, part), at_ms)
         elif part == b"sold_out":
-            answer.set_result(_SOLD_OUT)
+            decision = _SOLD_OUT
         else:
             word, _, number = part.partition(b" ")
-            answer.set_result(Decision(_WORDS[word], Number.held(number)))
+            decision = Decision(_WORDS[word], Number.held(number))
+        words.append(decision.word)
+        if not answer.done():
+            answer.set_result(decision)
+    for each, users in Counter(words).items():  # once a batch: a count is a system call
+        _COUNT[each].inc(users)
 
 
 def _whole(word: bytes) -> Decision | None:

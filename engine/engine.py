@@ -70,7 +70,6 @@ ENTRIES_A_READ: Final = 100
 
 log = get_logger(__name__)
 
-_COUNT: Final = {word: metrics.RESERVATIONS.labels(word) for word in Word}
 _SOLD_OUT: Final = Reservation(Word.SOLD_OUT)
 _NO_EVENT: Final = Reservation(Word.EVENT_NOT_FOUND)
 _NO_BOOKING: Final = Cancellation(Word.BOOKING_NOT_FOUND)
@@ -174,7 +173,6 @@ class Engine:
         if decision is None:
             return _NO_EVENT
         word, number, at_ms = decision
-        _COUNT[word].inc()
         if word is Word.SOLD_OUT:
             return _SOLD_OUT
         booking = booking_id(number, partition)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.asyncio import ConnectionPool, Redis
 
-from engine import keys
+from engine import keys, metrics
 from engine.admission import Decision, Lane
 from engine.errors import Dirty, Fenced, Overloaded, RedisAway
 from engine.model import Number, Word
@@ -103,6 +103,31 @@ async def test_gather_while_a_call_is_in_flight(shop: Shop, pause: Pause) -> Non
         decisions = await asyncio.gather(first, *others)
     assert [decision.number.seq for decision in decisions] == list(range(1, 52))
     assert await _batches(shop) == [1, 50]
+
+
+async def test_outcomes_are_counted(shop: Shop) -> None:
+    """Each user of a batch, by what Redis decided of him."""
+
+    def counted() -> dict[Word, float]:
+        (family,) = metrics.RESERVATIONS.collect()
+        return {
+            Word(sample.labels["outcome"]): sample.value
+            for sample in family.samples
+            if sample.name.endswith("_total")
+        }
+
+    before = counted()
+    event_id = await shop.open_event(2, "ann")
+    async with _lane(shop) as lane:
+        asks = [lane.reserve(event_id, user, "f") for user in ("ann", "bob", "bob", "cem", "dan")]
+        await asyncio.gather(*asks)
+    after = counted()
+    assert {word: after[word] - before[word] for word in after} == {
+        Word.RESERVED: 1,
+        Word.REPLAYED: 1,
+        Word.ALREADY_BOOKED: 1,
+        Word.SOLD_OUT: 2,
+    }
 
 
 async def test_five_hundred_and_one(shop: Shop, pause: Pause) -> None:
