@@ -256,10 +256,11 @@ class Stack:
         )
         ended = await self.sql(
             "SELECT id, event_id, user_id, outcome, reason FROM ended_bookings "
-            "WHERE event_id = ANY($1) OR (event_id IS NULL AND id <> ALL($2))",
+            "WHERE event_id = ANY($1) OR (outcome = 'dead' AND id <> ALL($2) "
+            "AND NOT EXISTS (SELECT FROM events WHERE events.id = event_id))",
             events, list(self._of_no_event),
         )  # fmt: skip
-        self._of_no_event |= {row["id"] for row in ended if row["event_id"] is None}
+        self._of_no_event |= {row["id"] for row in ended if row["event_id"] not in events}
         warm = {each: keys for each in events if (keys := await self._keys(each))}
         return Dump(
             [EventRow(*row) for row in found],
