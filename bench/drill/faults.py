@@ -20,8 +20,11 @@ import asyncpg
 from redis.asyncio import Redis
 
 from bench.drill.proxy import HOST, Proxy, Trap
+from bench.drill.record import Drift
 from bench.drill.stack import APIS, PARTITIONS, WORKERS, children_of, until
+from engine import reconcile
 from engine.embedded import RedisServer, write_private
+from engine.errors import Unavailable
 
 if TYPE_CHECKING:
     import random
@@ -55,6 +58,13 @@ if not epoch or redis.call('EXISTS', KEYS[2]) == 0 then return 0 end
 local seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
 redis.call('XADD', KEYS[2], epoch .. '-' .. seq, unpack(ARGV))
 return seq
+"""
+
+# As the scripts would, but with no number and no entry.
+SEAT_HIM: Final = """
+if redis.call('HEXISTS', KEYS[1], 'left') == 0 then return 0 end
+redis.call('HSET', KEYS[2], ARGV[1], '0-1')
+return redis.call('HINCRBY', KEYS[1], 'left', -1)
 """
 
 
@@ -610,6 +620,19 @@ async def edit_the_ledger(scene: Scene) -> None:
                 scene, number
             )
         await asyncio.sleep(BEAT_S)
+
+
+@fault("hands-redis", "hands")
+async def edit_redis(scene: Scene) -> None:
+    """A person gives seats to strangers in Redis, and has each mended while the sale goes on."""
+    for number in range(8):
+        event, user = scene.event(), f"stranger-{scene.facts.seed}-{number}"
+        key = f"onsale:{{{event % PARTITIONS}}}:event:{event}"
+        scene.facts.touched.add((event, user))
+        await scene.stack.in_redis("EVAL", SEAT_HIM, 2, key, f"{key}:users", user)
+        with suppress(Unavailable):  # another fault is in the way
+            report = await reconcile.run(scene.stack.settings(), [event], dry_run=False)
+            scene.facts.drift += [Drift(*each) for each in report.drift]
 
 
 async def insert_a_row(scene: Scene, number: int) -> None:

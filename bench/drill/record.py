@@ -66,7 +66,8 @@ class Facts(msgspec.Struct, kw_only=True):
         touched: (event, user) whose rows people changed themselves.
         edited: events whose keys in Redis people changed, or may have.
         poisoned: how many entries of nonsense were written into outboxes.
-        drift: what a dry reconciliation found when all was drained, before any repair.
+        drift: what a dry reconciliation found when all was drained, before any repair; and what
+            those found that a hand ran before.
         left_over: what a second dry reconciliation found, after the repair.
         said: lines of the programs' logs that matter: ``drift``, ``dead_letter``, ``rejected``,
             and every traceback.

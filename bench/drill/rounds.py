@@ -136,7 +136,7 @@ async def _heal(stack: Stack) -> None:
 
 async def _look_back(stack: Stack, facts: Facts, crowd: Crowd) -> None:
     """Look, mend, and look again."""
-    facts.drift = await _reconcile(stack, facts, dry_run=True)
+    facts.drift += await _reconcile(stack, facts, dry_run=True)
     await _reconcile(stack, facts, dry_run=False)
     await crowd.read_all()
     facts.left_over = await _reconcile(stack, facts, dry_run=True)
