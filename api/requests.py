@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -17,7 +17,7 @@ from api.schemas import ReserveRequest, UserId, reserve_decoder
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope
 
-    from api.deadline import Deadline
+    from engine.deadline import Deadline
 
 MAX_BODY_BYTES = 4096
 _ID = re.compile(r"[1-9][0-9]{0,15}")
@@ -52,7 +52,7 @@ def check_media(headers: dict[bytes, bytes]) -> None:
         raise Refused("unsupported_content_encoding")
 
 
-async def read_body(receive: Receive, deadline: Deadline) -> bytes | None:
+async def read_body(receive: Receive, deadline: Deadline[asyncio.Task[Any]]) -> bytes | None:
     """Read the whole body.
 
     Returns:
@@ -61,7 +61,8 @@ async def read_body(receive: Receive, deadline: Deadline) -> bytes | None:
     Raises:
         Refused: It is larger, or took longer to arrive.
     """
-    task = deadline.enter()
+    task = cast("asyncio.Task[Any]", asyncio.current_task())
+    deadline.enter(task)
     try:
         body = await _collect(receive)
     except asyncio.CancelledError:

@@ -6,10 +6,11 @@ went away. No request and no response object is made: they cost more than the en
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -19,7 +20,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import openapi, prefer, schemas
 from api.answers import Answer, Header, answer, encode, location, rfc3339
-from api.deadline import Deadline
 from api.middleware import Problems, RateLimit
 from api.problems import BARE, already_booked, problem
 from api.requests import (
@@ -31,6 +31,7 @@ from api.requests import (
     read_body,
     user_id_of,
 )
+from engine.deadline import Deadline
 from engine.model import MAX_BOOKING_ID, MAX_EVENT_ID, Event, Reservation, Status, Word
 
 if TYPE_CHECKING:
@@ -79,7 +80,9 @@ class Resource:
 class Bookings:
     """The calls that make, read and give back bookings."""
 
-    def __init__(self, engine: Engine, *, wait_ms: int, body_deadline: Deadline) -> None:
+    def __init__(
+        self, engine: Engine, *, wait_ms: int, body_deadline: Deadline[asyncio.Task[Any]]
+    ) -> None:
         self._engine = engine
         self._wait_ms = wait_ms
         self._body_deadline = body_deadline
@@ -229,7 +232,9 @@ def build(
         rate_limit: Whether callers are counted.
         body_seconds: How long a body may take to arrive.
     """
-    bookings = Bookings(engine, wait_ms=wait_ms, body_deadline=Deadline(body_seconds))
+    bookings = Bookings(
+        engine, wait_ms=wait_ms, body_deadline=Deadline(body_seconds, asyncio.Task.cancel)
+    )
     reads = Reads(engine)
     table = {
         _RESERVE: Resource(POST=bookings.reserve),

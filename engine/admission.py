@@ -91,6 +91,7 @@ class Lane:
         self._calls: deque[_Call] = deque()
         self._queued = 0
         self._arrived = asyncio.Event()
+        self._loop = asyncio.get_running_loop()  # to ask for it each time is a system call
         self._task = asyncio.create_task(self._run(), name=f"lane {partition}")
 
     def adopt(self, epoch: int) -> None:
@@ -103,7 +104,7 @@ class Lane:
     ) -> asyncio.Future[Decision | None]:
         """Ask for a seat; reserved, replayed, already booked or sold out."""
         self._admit()
-        answer: asyncio.Future[Decision | None] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Decision | None] = self._loop.create_future()
         asks = self._asks.get(event_id)
         if asks is None:
             asks = self._asks[event_id] = deque()
@@ -163,7 +164,7 @@ class Lane:
 
     def _send(self, command: Command, parse: Callable[[Any], Any]) -> asyncio.Future[Any]:
         self._admit()
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Any] = self._loop.create_future()
 
         def resolve(reply: Any) -> None:
             if not answer.done():

@@ -17,6 +17,7 @@ import itertools
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from engine.deadline import Deadline
 from engine.errors import Fault, RedisAway
 from engine.model import Number, Status, Word
 from engine.tasks import stop
@@ -48,12 +49,14 @@ class Waiters:
         self._known_after = self._known_to = Number(0, 0)
         self._rejected: dict[Number, str] = {}
         self._samples: deque[tuple[Number, float]] = deque()
+        self._deadlines: dict[int, Deadline[asyncio.Future[Word | None]]] = {}  # by wait_ms
         self._asking: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()  # to ask for it each time is a system call
 
     def granted(self, number: Number) -> None:
         """Note when a number was given out, to know how far behind the ledger is."""
         if len(self._samples) < MAX_SAMPLES:
-            self._samples.append((number, asyncio.get_running_loop().time()))
+            self._samples.append((number, self._loop.time()))
 
     async def wait(self, number: Number, wait_ms: int) -> Word | None:
         """Wait until the ledger has taken a number, or refused it.
@@ -65,18 +68,20 @@ class Waiters:
         """
         if self._known_after < number <= self._known_to:
             return refusal_for(self._rejected.get(number))
-        loop = asyncio.get_running_loop()
-        if wait_ms <= 0 or self._behind_s(loop.time()) * 1000 > wait_ms:
+        if wait_ms <= 0 or self._behind_s(self._loop.time()) * 1000 > wait_ms:
             raise TimeoutError
-        future: asyncio.Future[Word | None] = loop.create_future()
+        future: asyncio.Future[Word | None] = self._loop.create_future()
         heapq.heappush(self._heap, (number, next(self._tie), future))
         if number <= self._known_to:  # drained in a stretch that is forgotten
             self._ask_soon()
-        timer = loop.call_later(wait_ms / 1000, _expire, future)
+        deadline = self._deadlines.get(wait_ms)
+        if deadline is None:
+            deadline = self._deadlines[wait_ms] = Deadline(wait_ms / 1000, _expire)
+        deadline.enter(future)
         try:
             return await future
         finally:
-            timer.cancel()
+            deadline.leave(future)
 
     def heard(self, message: Drained) -> None:
         """Take one message of the worker."""
