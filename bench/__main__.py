@@ -16,7 +16,6 @@ import typer
 from bench.speed import report, results, scenario, ways
 from bench.speed.measurement import Measurement, Results
 from bench.speed.servers import Servers
-from bench.speed.targets import MARGIN
 from bench.speed.turn import Turn
 
 FOLDER = Path(__file__).parent / "results"
@@ -68,7 +67,7 @@ def main(
     everything = Results(measured)
     printed.print(report.verdicts(everything))
     if short:
-        missed = report.missed(everything, margin=MARGIN)
+        missed = report.missed(everything)
         printed.print("\n".join(missed))
         sys.exit(1 if missed else 0)
     draw()

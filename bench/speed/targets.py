@@ -33,6 +33,7 @@ class Target(NamedTuple):
     """A figure that is to be at least, or at most, its bound. ``find`` is None without data.
 
     ``is_ratio``: both sides ran in the same minute, so that it means something on any machine.
+    ``reached`` is what is found where the bound is not reached: the short form starts from there.
     """
 
     says: str
@@ -40,12 +41,16 @@ class Target(NamedTuple):
     bound: float
     find: Find
     is_ratio: bool = True
+    reached: float | None = None
 
-    def holds(self, found: float, *, margin: float = 1.0) -> bool:
-        """Whether a figure is within the bound, or beyond it by less than the margin."""
-        if self.sign == "≥":
-            return found >= self.bound / margin
-        return found <= self.bound * margin
+    def holds(self, found: float) -> bool:
+        """Whether a figure is within the bound."""
+        return found >= self.bound if self.sign == "≥" else found <= self.bound
+
+    def is_far_off(self, found: float) -> bool:
+        """Whether a figure is worse by more than the margin than what is wanted, or reached."""
+        usual = self.bound if self.reached is None else self.reached
+        return found < usual / MARGIN if self.sign == "≥" else found > usual * MARGIN
 
 
 def rate(found: Measurement) -> float:

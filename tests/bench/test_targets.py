@@ -31,24 +31,32 @@ def test_the_short_form_judges_some() -> None:
 
 
 def test_a_bound_holds_on_its_side() -> None:
-    """A margin widens it, in the same direction."""
+    """Far off is beyond the margin, in the same direction."""
     least, most = (Target("", sign, 2.0, lambda _: None) for sign in ("≥", "≤"))
     assert least.holds(2.0)
     assert not least.holds(1.9)
-    assert least.holds(1.0, margin=2)
-    assert not least.holds(0.9, margin=2)
+    assert not least.is_far_off(1.0)
+    assert least.is_far_off(0.9)
     assert most.holds(2.0)
     assert not most.holds(2.1)
-    assert most.holds(4.0, margin=2)
-    assert not most.holds(4.1, margin=2)
+    assert not most.is_far_off(4.0)
+    assert most.is_far_off(4.1)
+
+
+def test_a_bound_that_is_not_reached_has_its_margin_below_what_is() -> None:
+    """It does not hold; and it is not far off before it gets worse."""
+    not_yet = Target("", "≥", 2.0, lambda _: None, reached=1.0)
+    assert not not_yet.holds(1.0)
+    assert not not_yet.is_far_off(0.5)
+    assert not_yet.is_far_off(0.4)
 
 
 def test_a_machine_that_is_slow_for_everybody_passes() -> None:
     """The short form fails on ratios, never on times."""
     slow = [measurement("hot", side.label, rate=1.0) for side in (CONFIRMED, CEILING)]
-    assert not [line for line in report.missed(Results(slow), margin=2.0) if "a second" in line]
+    assert not [line for line in report.missed(Results(slow)) if "a second" in line]
     alone = [measurement("hot", CONFIRMED.label, rate=1.0), measurement("hot", CEILING.label)]
-    assert [line for line in report.missed(Results(alone), margin=2.0) if "a second" in line]
+    assert [line for line in report.missed(Results(alone)) if "a second" in line]
 
 
 def test_lag_and_depth_are_read_from_the_looks() -> None:
