@@ -41,14 +41,14 @@ class Outbox:
         self._key = keys.outbox(partition)
         self._log = keys.log(partition)
 
-    async def read(self, after: Number, *, count: int, block_ms: int | None = None) -> list[Item]:
-        """The items after a number, of at most ``count`` entries; waits for them if asked to.
+    async def read(self, after: Number, *, count: int) -> list[Item]:
+        """The items after a number, of at most ``count`` entries.
 
         Raises:
             RedisAway: Redis does not answer.
         """
         try:
-            streams = await self._redis.xread({self._key: str(after)}, count=count, block=block_ms)
+            streams = await self._redis.xread({self._key: str(after)}, count=count)
         except REDIS_ERRORS as error:
             raise RedisAway(f"the outbox cannot be read: {error}") from error
         if not streams:
@@ -57,7 +57,7 @@ class Outbox:
         return _beyond(after, entries)
 
     def read_command(self, after: Number, *, count: int, block_ms: int | None = None) -> Command:
-        """``read`` for a ``Wire``."""
+        """``read`` for a ``Wire``; with ``block_ms`` it waits for them."""
         block = () if block_ms is None else ("BLOCK", block_ms)
         return ("XREAD", "COUNT", count, *block, "STREAMS", self._key, str(after))
 
