@@ -489,11 +489,11 @@ class Engine:
 
     async def _cancel_follows(self, lane: Lane, booking: Number) -> bool:
         """Whether the outbox has a cancel of a booking, drained already or not."""
-        reader, after = Outbox(self._redis, lane.partition), booking
-        while items := await reader.read(after, count=ENTRIES_A_READ):
-            if any(item.booking == booking for item in items):
+        outbox = Outbox(self._redis, lane.partition)
+        pages = outbox.pages(booking, await outbox.last(), count=ENTRIES_A_READ)
+        async for page in pages:
+            if any(item.booking == booking for item in page):
                 return True
-            after = items[-1].number
         return False
 
     # In the background

@@ -16,6 +16,8 @@ from engine.errors import REDIS_ERRORS, RedisAway
 from engine.model import MAX_EVENT_ID, Item, Number
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from redis.asyncio import Redis
 
     from engine.scripts import Command
@@ -56,6 +58,29 @@ class Outbox:
         ((_, entries),) = streams
         return _beyond(after, entries)
 
+    async def last(self) -> Number:
+        """The number of the last entry; 0-0 if there is none.
+
+        Raises:
+            RedisAway: Redis does not answer.
+        """
+        try:
+            return last_of(await self._redis.xrevrange(self._key, count=1))
+        except REDIS_ERRORS as error:
+            raise RedisAway(f"the outbox cannot be read: {error}") from error
+
+    async def pages(self, after: Number, to: Number, *, count: int) -> AsyncIterator[list[Item]]:
+        """The items after a number and as far as another, of at most ``count`` entries at a time.
+
+        Who reads as long as there is something to read never ends, if others sell faster.
+
+        Raises:
+            RedisAway: Redis does not answer.
+        """
+        while after < to and (read := await self.read(after, count=count)):
+            yield [item for item in read if item.number <= to]
+            after = read[-1].number
+
     def read_command(self, after: Number, *, count: int, block_ms: int | None = None) -> Command:
         """``read`` for a ``Wire``; with ``block_ms`` it waits for them."""
         block = () if block_ms is None else ("BLOCK", block_ms)
@@ -90,6 +115,11 @@ def _beyond(after: Number, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> l
         for item in items(entry_id, fields)
         if item.number > after
     ]
+
+
+def last_of(reply: list[Any]) -> Number:
+    """The number in a reply to ``XREVRANGE … COUNT 1``; 0-0 if the outbox is empty."""
+    return Number.parse(reply[0][0]) if reply else Number(0, 0)
 
 
 def fields_of(flat: list[bytes]) -> dict[bytes, bytes]:

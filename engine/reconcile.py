@@ -24,14 +24,14 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from engine import keys, metrics
 from engine.drain import ENTRIES_A_READ
 from engine.errors import REDIS_ERRORS, Fenced, RedisAway
 from engine.log import get_logger
 from engine.model import MAX_BATCH, Event, Number
-from engine.outbox import Outbox, items
+from engine.outbox import Outbox, last_of
 from engine.recovery import check_servers, connected
 from engine.scripts import Change, Scripts, look_reply
 
@@ -177,26 +177,22 @@ class Reconciliation:
         if found is None:
             return False
         mark, expected = found
-        while True:
-            users, entries = await self._users_and_entries(event_id, mark)
-            beyond = [item for entry in entries for item in items(*entry) if item.number > mark]
-            kinds = [item.kind for item in beyond if item.event_id == event_id]
+        users, end = await self._users_and_end(event_id)
+        async for page in self._outbox.pages(mark, end, count=ENTRIES_A_READ):
+            kinds = [item.kind for item in page if item.event_id == event_id]
             expected += kinds.count("reserve") - kinds.count("cancel")
-            if len(entries) < ENTRIES_A_READ:
-                return users == expected
-            mark = Number.parse(entries[-1][0])
+        return users == expected
 
-    async def _users_and_entries(self, event_id: int, mark: Number) -> tuple[int, list[Any]]:
-        """How many users Redis has, and the next entries beyond a mark, both of one instant."""
+    async def _users_and_end(self, event_id: int) -> tuple[int, Number]:
+        """How many users Redis has, and the number of the last entry, both of one instant."""
         try:
             async with self._redis.pipeline() as together:
                 together.hlen(keys.users(self._partition, event_id))
-                outbox = keys.outbox(self._partition)
-                together.xrange(outbox, f"({mark}", count=ENTRIES_A_READ)
-                users, entries = await together.execute()
+                together.xrevrange(keys.outbox(self._partition), count=1)
+                users, last = await together.execute()
         except REDIS_ERRORS as error:
             raise RedisAway(f"Redis does not answer: {error}") from error
-        return users, entries
+        return users, last_of(last)
 
     async def _unlike_the_ledger(
         self, event_id: int, travellers: _Travellers
@@ -331,9 +327,10 @@ class _Travellers:
 
     async def seen(self) -> set[str]:
         """All that had an entry when this was called."""
-        while read := await self._outbox.read(self._read_to, count=ENTRIES_A_READ):
-            self._users.update(item.user_id for item in read if item.event_id == self._event_id)
-            self._read_to = read[-1].number
+        end = await self._outbox.last()
+        async for page in self._outbox.pages(self._read_to, end, count=ENTRIES_A_READ):
+            self._users.update(item.user_id for item in page if item.event_id == self._event_id)
+        self._read_to = max(self._read_to, end)
         return self._users
 
 

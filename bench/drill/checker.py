@@ -36,6 +36,8 @@ UNANSWERED: Final = (500, 503, 504)
 GRANTED: Final = (HTTPStatus.CREATED, HTTPStatus.ACCEPTED)
 GIVEN_BACK: Final = (HTTPStatus.OK, HTTPStatus.ACCEPTED)
 NO_ANSWER_TO_JUDGE: Final = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
+HANDS: Final = frozenset(("hands-sql", "hands-redis", "hands-unheard", "reconcile-slow", "pg-lock"))
+"""Faults in which no program and no server fails, nor a way between them."""
 MOST_NAMED: Final = 12
 """So many things of a kind a sentence names, and how many more there are."""
 
@@ -458,10 +460,11 @@ def ledger_counts_right(case: Case) -> Iterator[str]:
 
 
 def nothing_drifted(case: Case) -> Iterator[str]:
-    """7: Redis and the ledger agree, but for what hands have changed."""
+    """7: Redis and the ledger agree, but for what hands have changed and nobody has mended."""
     facts = case.facts
+    touched_still = facts.touched - facts.mended
     for drift in facts.drift:
-        touched = drift.user_id is not None and case.is_touched((drift.event_id, drift.user_id))
+        touched = (drift.event_id, drift.user_id) in touched_still
         changed = drift.event_id in facts.edited or (
             facts.hands_in_ledger and case.is_by_hand(drift.event_id)
         )
@@ -470,6 +473,16 @@ def nothing_drifted(case: Case) -> Iterator[str]:
     for said in facts.said:
         if said.event == "drift" and not case.is_by_hand(said.event_id):
             yield f"event {said.event_id}: {said.program} said: {said.line}"
+
+
+def refused_holds_no_seat(case: Case) -> Iterator[str]:
+    """7: what the ledger has refused gave its seat back at once, if nothing but hands struck."""
+    if not HANDS.issuperset(case.facts.faults):
+        return
+    refused = {row.id for row in case.dump.ended if row.outcome == "rejected"}
+    for drift in case.facts.drift:
+        if drift.redis_booking in refused:
+            yield f"{_drifted(drift)}: the ledger has refused it, and it holds a seat"
 
 
 def repair_leaves_nothing(case: Case) -> Iterator[str]:
@@ -657,7 +670,7 @@ INVARIANTS: Final[dict[int, tuple[Callable[[Case], Iterator[str]], ...]]] = {
     4: (every_booking_is_accounted_for,),
     5: (sold_out_is_true,),
     6: (ledger_counts_right,),
-    7: (nothing_drifted,),
+    7: (nothing_drifted, refused_holds_no_seat),
     8: (repair_leaves_nothing, stores_agree),
     9: (cancelled_stays_cancelled, dead_letters_are_poison, malformed_is_refused, no_defects),
     10: (histories_make_sense,),

@@ -11,28 +11,31 @@ import os
 import resource
 import shutil
 import signal
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 import asyncpg
 from redis.asyncio import Redis
 
 from bench.drill.proxy import HOST, Proxy, Trap
-from bench.drill.record import Drift
-from bench.drill.stack import APIS, PARTITIONS, WORKERS, children_of, until
+from bench.drill.record import PARTITIONS, Drift
+from bench.drill.stack import APIS, WORKERS, children_of, until
 from engine import reconcile
 from engine.embedded import RedisServer, write_private
 from engine.errors import Unavailable
+from engine.recovery import connected
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from bench.drill.record import Facts
     from bench.drill.stack import Stack
     from engine.embedded import Child
+    from engine.recovery import Stores
 
 Place = Literal["programs", "redis", "postgres", "network", "hands"]
 
@@ -50,6 +53,21 @@ WAL_SEGMENT: Final = 16 * 1024 * 1024
 ACKNOWLEDGE: Final = b"\r\n$1\r\n2\r\n$14\r\nonsale:{"
 """The one script with two keys that a worker calls."""
 LIFE_OF_A_WORD: Final = 300
+MOST_UNHEARD: Final = 50
+SLOW_RUNS: Final = 3
+COMPARED: Final = 20
+
+# As if it were the engine's own: nobody is told.
+FILL_UNHEARD: Final = """
+WITH event AS (SELECT id, total_seats - booked AS free FROM events WHERE id = $1 FOR UPDATE)
+INSERT INTO bookings (event_id, user_id)
+SELECT id, $2 || n
+FROM event, generate_series(1, free) n, (SELECT set_config('onsale.engine', 'on', true)) AS unheard
+"""
+DELETE_UNHEARD: Final = """
+DELETE FROM bookings USING (SELECT set_config('onsale.engine', 'on', true)) AS unheard
+WHERE event_id = $1 AND user_id = ANY($2)
+"""
 
 # Takes the next number, as the selling scripts do, for an entry that they would never write.
 POISON: Final = """
@@ -633,6 +651,67 @@ async def edit_redis(scene: Scene) -> None:
         with suppress(Unavailable):  # another fault is in the way
             report = await reconcile.run(scene.stack.settings(), [event], dry_run=False)
             scene.facts.drift += [Drift(*each) for each in report.drift]
+
+
+@fault("hands-unheard", "hands")
+async def sell_seats_unheard(scene: Scene) -> None:
+    """A person sells all that is left of an event in the ledger, and Redis never hears of it."""
+    scene.facts.hands_in_ledger = True
+    events = scene.facts.events
+    event = scene.dice.choice([each for each in events if events[each].most <= MOST_UNHEARD])
+    user = f"unheard-{scene.facts.seed}-"
+    scene.facts.touched |= {(event, f"{user}{n}") for n in range(1, events[event].most + 1)}
+    await scene.stack.sql(FILL_UNHEARD, event, user)
+
+
+@fault("reconcile-slow", "hands")
+async def reconcile_over_a_slow_line(scene: Scene) -> None:
+    """A person deletes rows unheard, and compares their users, and others, over a slow line.
+
+    Each answer that he goes by is old when he acts on it: what he compares comes and goes.
+    """
+    async with slow_line(scene) as stores:
+        for _ in range(SLOW_RUNS):
+            event = scene.event()
+            rows = await scene.stack.sql(
+                "SELECT user_id FROM bookings WHERE event_id = $1 ORDER BY id DESC LIMIT $2",
+                event, COMPARED,
+            )  # fmt: skip
+            users = [user for (user,) in rows if (event, user) not in scene.facts.touched]
+            deleted = {(event, user) for user in scene.dice.sample(users, len(users) // 2)}
+            scene.facts.touched |= deleted
+            await scene.stack.sql(DELETE_UNHEARD, event, [user for _, user in deleted])
+            with suppress(Unavailable):  # another fault is in the way
+                checked = await reconcile.reconcile_event(stores, event, users=users)
+                found = [Drift(*each) for each in checked.drift]
+                scene.facts.drift += [d for d in found if (event, d.user_id) not in deleted]
+                scene.facts.mended |= deleted
+
+
+@asynccontextmanager
+async def slow_line(scene: Scene) -> AsyncIterator[Stores]:
+    """Both stores as somebody far away has them; Redis is the farther one."""
+    settings = scene.stack.settings()
+    redis, postgres = urlsplit(settings.redis_dsn), urlsplit(settings.postgres_dsn)
+    ways = [Proxy((HOST, port)) for port in (redis.port or 0, postgres.port or 0)]
+    for way in ways:
+        await way.open()
+    to_redis, to_postgres = (f"{HOST}:{way.port}" for way in ways)
+    settings = settings.model_copy(
+        update={
+            "redis_url": redis._replace(netloc=f":{redis.password}@{to_redis}").geturl(),
+            "database_url": postgres._replace(
+                netloc=f"{postgres.username}:{postgres.password}@{to_postgres}"
+            ).geturl(),
+        }
+    )
+    ways[0].delay_s, ways[1].delay_s = scene.dice.uniform(0.05, 0.15), 0.01
+    try:
+        async with connected(settings, connections=2) as stores:
+            yield stores
+    finally:
+        for way in ways:
+            way.close()
 
 
 async def insert_a_row(scene: Scene, number: int) -> None:

@@ -5,13 +5,17 @@ The checker judges from these alone. Nothing here, nor in the checker, is the en
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+PARTITIONS: Final = 4
+SEQ_BITS: Final = 32
+PARTITION_BITS: Final = 7
 
 Kind = Literal["reserve", "cancel", "read", "available", "malformed"]
 
@@ -64,6 +68,7 @@ class Facts(msgspec.Struct, kw_only=True):
         split: from when to when two Redis answered. A refusal may then be of the one that was
             master before.
         touched: (event, user) whose rows people changed themselves.
+        mended: those of them that a reconciliation has mended since.
         edited: events whose keys in Redis people changed, or may have.
         poisoned: how many entries of nonsense were written into outboxes.
         drift: what a dry reconciliation found when all was drained, before any repair; and what
@@ -81,6 +86,7 @@ class Facts(msgspec.Struct, kw_only=True):
     blind: list[tuple[float, float]] = msgspec.field(default_factory=list)
     split: list[tuple[float, float]] = msgspec.field(default_factory=list)
     touched: set[tuple[int, str]] = msgspec.field(default_factory=set)
+    mended: set[tuple[int, str]] = msgspec.field(default_factory=set)
     edited: set[int] = msgspec.field(default_factory=set)
     poisoned: int = 0
     drift: list[Drift] = msgspec.field(default_factory=list)
@@ -96,6 +102,11 @@ class Drift(msgspec.Struct, frozen=True):
     user_id: str | None
     redis: str | None
     ledger: str | None
+
+    @property
+    def redis_booking(self) -> int:
+        """The booking that Redis has of a user; 0 if none."""
+        return booking_named(self.redis or "", self.event_id % PARTITIONS)
 
 
 class Said(msgspec.Struct, frozen=True):
@@ -155,6 +166,15 @@ class Violation(msgspec.Struct, frozen=True):
 
     invariant: int
     sentence: str
+
+
+def booking_named(held: str, partition: int) -> int:
+    """The booking id that a user's field names; 0 if a hand has written something else."""
+    epoch, _, seq = held.partition("|")[0].partition("-")
+    if not (epoch.isdecimal() and seq.isdecimal()):
+        return 0
+    partition = partition if int(epoch) else 127
+    return (((int(epoch) << SEQ_BITS) | int(seq)) << PARTITION_BITS) | partition
 
 
 def write(folder: Path, calls: Iterable[Call], facts: Facts, dump: Dump) -> None:

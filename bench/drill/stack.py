@@ -24,7 +24,16 @@ from redis.exceptions import RedisError
 
 from bench.caller import Caller
 from bench.drill.proxy import HOST, Proxy
-from bench.drill.record import BookingRow, Dump, EndedRow, EventKeys, EventRow, Said
+from bench.drill.record import (
+    PARTITIONS,
+    BookingRow,
+    Dump,
+    EndedRow,
+    EventKeys,
+    EventRow,
+    Said,
+    booking_named,
+)
 from engine.embedded import Child, PostgresServer, RedisServer
 from engine.migrate import migrate
 from engine.settings import Settings
@@ -34,14 +43,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PARTITIONS: Final = 4
 APIS: Final = ("api-1", "api-2")
 WORKERS: Final = ("worker-1", "worker-2")
 BOUND_S: Final = 90.0
 POLL_S: Final = 0.02
 PAUSE_S: Final = 0.2
-SEQ_BITS: Final = 32
-PARTITION_BITS: Final = 7
 POSTGRES: Final = {"max_connections": "80", "autovacuum": "off"}
 NAMED: Final = ("DATABASE_URL", "DB_HOST", "REDIS_URL", "REDIS_HOST", "LISTEN_FD")
 
@@ -278,7 +284,7 @@ class Stack:
             if epoch is None or seats[0] != epoch:
                 return None
             users = await redis.hgetall(f"{key}:users")  # type: ignore[misc]
-        held = {user.decode(): _booking(number, p) for user, number in users.items()}
+        held = {user.decode(): booking_named(it.decode(), p) for user, it in users.items()}
         return EventKeys(int(seats[1]), int(seats[2]), held)
 
     def said(self) -> list[Said]:
@@ -337,15 +343,6 @@ def children_of(parent: int) -> list[int]:
 
 async def _is_dead(child: Child) -> bool:
     return child.exit_code is not None
-
-
-def _booking(held: bytes, partition: int) -> int:
-    """The booking id that a user's field names; 0 if a hand has written something else."""
-    epoch, _, seq = held.partition(b"|")[0].decode().partition("-")
-    if not (epoch.isdecimal() and seq.isdecimal()):
-        return 0
-    partition = partition if int(epoch) else 127
-    return (((int(epoch) << SEQ_BITS) | int(seq)) << PARTITION_BITS) | partition
 
 
 def _said(program: str, line: str) -> Said | None:

@@ -72,6 +72,29 @@ def test_poison(kind: str) -> None:
     } == fields
 
 
+@pytest.mark.parametrize("count", [1, 2, 9])
+async def test_pages_end_where_they_are_told(shop: Shop, count: int) -> None:
+    """In the middle of an entry too, and although more is sold while they are read."""
+    event_id = await shop.open_event(99)
+    for users in ("ab", "cd", "efg"):
+        await shop.reserve(event_id, *users)
+    outbox, found = Outbox(shop.redis, shop.partition), []
+    async for page in outbox.pages(Number(1, 1), Number(1, 6), count=count):
+        found += [item.user_id for item in page]
+        await shop.reserve(event_id, f"later {len(found)}")
+    assert found == [*"bcdef"]
+
+
+async def test_last_number(shop: Shop) -> None:
+    """That of the last entry's last item; 0-0 if somebody has emptied it."""
+    outbox = Outbox(shop.redis, shop.partition)
+    assert await outbox.last() == Number(1, 0)
+    await shop.reserve(await shop.open_event(9), *"ab")
+    assert await outbox.last() == Number(1, 2)
+    await shop.redis.xtrim(keys.outbox(shop.partition), maxlen=0)
+    assert await outbox.last() == Number(0, 0)
+
+
 async def test_reads_after_a_number(shop: Shop) -> None:
     """Also after one that is in the middle of an entry."""
     event_id = await shop.open_event(9)
