@@ -19,7 +19,6 @@ from engine.confirmations import Waiters, refusal_for
 from engine.errors import (
     REDIS_ERRORS,
     Dirty,
-    Fault,
     Fenced,
     LedgerAway,
     Misconfigured,
@@ -178,10 +177,10 @@ class Engine:
         booking = booking_id(number, partition)
         if word is Word.ALREADY_BOOKED:
             return Reservation(word, booking)
-        waiters = self._waiters[partition]
         if word is Word.REPLAYED:
-            at_ms, status, refusal = await self._replay(booking, waiters, wait_ms)
+            at_ms, status, refusal = await self._replay(booking, event_id, lane, wait_ms)
         else:
+            waiters = self._waiters[partition]
             waiters.granted(number)
             status, refusal = await self._confirmed(waiters, number, wait_ms)
         if refusal is not None:
@@ -349,15 +348,18 @@ class Engine:
         return Reservation(word)
 
     async def _replay(
-        self, booking: int, waiters: Waiters, wait_ms: int
+        self, booking: int, event_id: int, lane: Lane, wait_ms: int
     ) -> tuple[int, Status, Word | None]:
         """The first answer again: when the booking was made, its status, or its refusal."""
         found = await self.booking(booking)
-        if found is None:
-            raise Fault(f"booking {booking} is held in Redis, but not to be found")
+        if found is None:  # a hand's: its row is gone, and Redis has not heard of that
+            log.warning("dirty", event_id=event_id, reason=f"nobody knows booking {booking}")
+            await self._close(event_id, lane)
+            raise Overloaded(f"event {event_id} must be loaded again")
         match found.status:
             case Status.PENDING:
                 number = Number.of_booking(booking)
+                waiters = self._waiters[lane.partition]
                 status, refusal = await self._confirmed(waiters, number, wait_ms)
             case Status.REJECTED:
                 status, refusal = Status.REJECTED, refusal_for(found.reason)

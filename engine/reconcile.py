@@ -202,6 +202,8 @@ class Reconciliation:
         while rows := await self._ledger.bookings_after(event_id, last_user, MAX_BATCH):
             last_user = rows[-1].user_id
             held = await self._held(event_id, [row.user_id for row in rows])
+            if held is None:
+                return
             if held != dict(rows):
                 on_their_way = await travellers.seen()
                 different = [row.user_id for row in rows if held.get(row.user_id) != row.number]
@@ -235,14 +237,21 @@ class Reconciliation:
             if cursor == 0:
                 return
 
-    async def _held(self, event_id: int, users: list[str]) -> dict[str, str]:
-        """What these users hold in Redis."""
-        key = keys.users(self._partition, event_id)
+    async def _held(self, event_id: int, users: list[str]) -> dict[str, str] | None:
+        """What these users hold in Redis; None if the event is cold, and so nobody holds anything.
+
+        Both of one instant: an event is closed, and loaded anew, while others look at it.
+        """
         names = [user.encode(errors="surrogateescape") for user in users]
         try:
-            values = await self._redis.hmget(key, names)  # type: ignore[misc]
+            async with self._redis.pipeline() as together:
+                together.hget(keys.event(self._partition, event_id), "epoch")
+                together.hmget(keys.users(self._partition, event_id), names)
+                epoch, values = await together.execute()
         except REDIS_ERRORS as error:
             raise RedisAway(f"Redis does not answer: {error}") from error
+        if epoch != str(self._scripts.epoch).encode():
+            return None
         pairs = zip(users, values, strict=True)
         return _without_fingerprints((user, _text(value)) for user, value in pairs if value)
 
@@ -295,6 +304,8 @@ class Reconciliation:
         found = await locked.held(places) if places else {}
         rows = {user: Number.of_booking(booking) for (_, user), booking in found.items()}
         held = await self._held(event_id, users)
+        if held is None:
+            return []
         absent = [user for user in users if user in rows and user not in held]
         on_their_way = await travellers.seen() if absent else set()
         changes = []

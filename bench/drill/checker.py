@@ -36,7 +36,9 @@ UNANSWERED: Final = (500, 503, 504)
 GRANTED: Final = (HTTPStatus.CREATED, HTTPStatus.ACCEPTED)
 GIVEN_BACK: Final = (HTTPStatus.OK, HTTPStatus.ACCEPTED)
 NO_ANSWER_TO_JUDGE: Final = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
-HANDS: Final = frozenset(("hands-sql", "hands-redis", "hands-unheard", "reconcile-slow", "pg-lock"))
+HANDS: Final = frozenset(
+    ("hands-sql", "hands-redis", "hands-unheard", "reconcile-slow", "repair-late", "pg-lock")
+)
 """Faults in which no program and no server fails, nor a way between them."""
 MOST_NAMED: Final = 12
 """So many things of a kind a sentence names, and how many more there are."""

@@ -53,9 +53,11 @@ WAL_SEGMENT: Final = 16 * 1024 * 1024
 ACKNOWLEDGE: Final = b"\r\n$1\r\n2\r\n$14\r\nonsale:{"
 """The one script with two keys that a worker calls."""
 LIFE_OF_A_WORD: Final = 300
-MOST_UNHEARD: Final = 50
+SMALL: Final = 100
 SLOW_RUNS: Final = 3
-COMPARED: Final = 20
+LATE_REPAIRS: Final = 6
+LATE_S: Final = 0.3
+COMPARED: Final = 40
 
 # As if it were the engine's own: nobody is told.
 FILL_UNHEARD: Final = """
@@ -100,6 +102,11 @@ class Scene(NamedTuple):
     def event(self) -> int:
         """One of the round's events."""
         return self.dice.choice(list(self.facts.events))
+
+    def small_event(self) -> int:
+        """One that is soon sold out, and whose users come and go."""
+        events = self.facts.events
+        return self.dice.choice([each for each in events if 1 < events[each].most <= SMALL])
 
 
 class Fault(NamedTuple):
@@ -657,10 +664,11 @@ async def edit_redis(scene: Scene) -> None:
 async def sell_seats_unheard(scene: Scene) -> None:
     """A person sells all that is left of an event in the ledger, and Redis never hears of it."""
     scene.facts.hands_in_ledger = True
-    events = scene.facts.events
-    event = scene.dice.choice([each for each in events if events[each].most <= MOST_UNHEARD])
+    event = scene.small_event()
     user = f"unheard-{scene.facts.seed}-"
-    scene.facts.touched |= {(event, f"{user}{n}") for n in range(1, events[event].most + 1)}
+    scene.facts.touched |= {
+        (event, f"{user}{n}") for n in range(1, scene.facts.events[event].most + 1)
+    }
     await scene.stack.sql(FILL_UNHEARD, event, user)
 
 
@@ -670,48 +678,65 @@ async def reconcile_over_a_slow_line(scene: Scene) -> None:
 
     Each answer that he goes by is old when he acts on it: what he compares comes and goes.
     """
-    async with slow_line(scene) as stores:
+    async with line(scene) as (stores, to_redis):
+        to_redis.delay_s = scene.dice.uniform(0.05, 0.15)
         for _ in range(SLOW_RUNS):
-            event = scene.event()
-            rows = await scene.stack.sql(
-                "SELECT user_id FROM bookings WHERE event_id = $1 ORDER BY id DESC LIMIT $2",
-                event, COMPARED,
-            )  # fmt: skip
-            users = [user for (user,) in rows if (event, user) not in scene.facts.touched]
-            deleted = {(event, user) for user in scene.dice.sample(users, len(users) // 2)}
-            scene.facts.touched |= deleted
-            await scene.stack.sql(DELETE_UNHEARD, event, [user for _, user in deleted])
-            with suppress(Unavailable):  # another fault is in the way
-                checked = await reconcile.reconcile_event(stores, event, users=users)
-                found = [Drift(*each) for each in checked.drift]
-                scene.facts.drift += [d for d in found if (event, d.user_id) not in deleted]
-                scene.facts.mended |= deleted
+            await delete_and_compare(scene, stores, scene.event())
+
+
+@fault("repair-late", "hands")
+async def repair_late(scene: Scene) -> None:
+    """A person deletes rows unheard, looks at once, and his repair takes long to arrive.
+
+    Meanwhile arrive cancels that one API process had sent before by a slow way; and their users
+    book anew at the other.
+    """
+    event = scene.small_event()
+    others = scene.stack.to_redis[scene.dice.choice(APIS)]
+    async with line(scene) as (stores, to_redis):
+        others.delay_s = LATE_S
+        for _ in range(LATE_REPAIRS):
+            await asyncio.sleep(2 * LATE_S)
+            to_redis.delay_s = 0.0
+            to_redis.trap = Trap(
+                (b"HMGET",), lambda: setattr(to_redis, "delay_s", LATE_S), harmless=True
+            )
+            await delete_and_compare(scene, stores, event)
+        others.delay_s = 0.0
+
+
+async def delete_and_compare(scene: Scene, stores: Stores, event: int) -> None:
+    """Delete some of the latest rows of an event, unheard; have their users and others mended."""
+    facts = scene.facts
+    rows = await scene.stack.sql(
+        "SELECT user_id FROM bookings WHERE event_id = $1 ORDER BY id DESC LIMIT $2",
+        event, COMPARED,
+    )  # fmt: skip
+    users = [user for (user,) in rows if (event, user) not in facts.touched]
+    deleted = {(event, user) for user in scene.dice.sample(users, len(users) // 2)}
+    facts.touched |= deleted
+    await scene.stack.sql(DELETE_UNHEARD, event, [user for _, user in deleted])
+    with suppress(Unavailable):  # another fault is in the way
+        checked = await reconcile.reconcile_event(stores, event, users=users)
+        found = [Drift(*each) for each in checked.drift]
+        facts.drift += [each for each in found if (event, each.user_id) not in deleted]
+        facts.mended |= deleted
 
 
 @asynccontextmanager
-async def slow_line(scene: Scene) -> AsyncIterator[Stores]:
-    """Both stores as somebody far away has them; Redis is the farther one."""
+async def line(scene: Scene) -> AsyncIterator[tuple[Stores, Proxy]]:
+    """Both stores as somebody has them by a way of his own; and his way to Redis."""
     settings = scene.stack.settings()
-    redis, postgres = urlsplit(settings.redis_dsn), urlsplit(settings.postgres_dsn)
-    ways = [Proxy((HOST, port)) for port in (redis.port or 0, postgres.port or 0)]
-    for way in ways:
-        await way.open()
-    to_redis, to_postgres = (f"{HOST}:{way.port}" for way in ways)
-    settings = settings.model_copy(
-        update={
-            "redis_url": redis._replace(netloc=f":{redis.password}@{to_redis}").geturl(),
-            "database_url": postgres._replace(
-                netloc=f"{postgres.username}:{postgres.password}@{to_postgres}"
-            ).geturl(),
-        }
-    )
-    ways[0].delay_s, ways[1].delay_s = scene.dice.uniform(0.05, 0.15), 0.01
+    redis = urlsplit(settings.redis_dsn)
+    way = Proxy((HOST, redis.port or 0))
+    await way.open()
+    through = redis._replace(netloc=f":{redis.password}@{HOST}:{way.port}").geturl()
+    settings = settings.model_copy(update={"redis_url": through})
     try:
         async with connected(settings, connections=2) as stores:
-            yield stores
+            yield stores, way
     finally:
-        for way in ways:
-            way.close()
+        way.close()
 
 
 async def insert_a_row(scene: Scene, number: int) -> None:

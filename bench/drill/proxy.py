@@ -20,13 +20,15 @@ class Trap(NamedTuple):
     """What happens, once, at the first request that has ``wanted`` in it (any of these bytes).
 
     Sprung before the request has passed on, or with ``at_answer`` when its answer has come and
-    before that is passed on. Then the connection is cut, or with ``mute`` left without a word.
+    before that is passed on. Then the connection is cut, or with ``mute`` left without a word; with
+    ``harmless`` it goes on.
     """
 
     wanted: tuple[bytes, ...]
     spring: Callable[[], None]
     at_answer: bool = False
     mute: bool = False
+    harmless: bool = False
 
 
 class Proxy:
@@ -108,10 +110,13 @@ class Link(asyncio.Protocol):
         trap = self._proxy.trap
         if trap and any(wanted in data for wanted in trap.wanted):
             self._proxy.trap = None
-            if not trap.at_answer:
+            if trap.harmless:
+                trap.spring()
+            elif trap.at_answer:
+                self._set = trap
+            else:
                 self._spring(trap)
                 return
-            self._set = trap
         self._pass(data, self._ask)
 
     def answered(self, data: bytes) -> None:

@@ -462,7 +462,7 @@ async def test_cancel_while_it_judges(shop: Shop, monkeypatch: pytest.MonkeyPatc
     (ann,) = (await shop.rows(event_id)).values()
     read = Reconciliation._held  # noqa: SLF001 - nowhere else is there a way between the reads
 
-    async def cancelled_first(self: Reconciliation, *args: Any) -> dict[str, str]:
+    async def cancelled_first(self: Reconciliation, *args: Any) -> dict[str, str] | None:
         await shop.cancel(event_id, "ann", ann)
         return await read(self, *args)
 
@@ -472,6 +472,24 @@ async def test_cancel_while_it_judges(shop: Shop, monkeypatch: pytest.MonkeyPatc
     assert await shop.held(event_id) == {}
     await shop.drain()
     assert await shop.agree(event_id)
+
+
+@pytest.mark.parametrize("named", [["ann"], None])
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_event_is_closed_while_it_judges(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, named: list[str] | None, *, dry_run: bool
+) -> None:
+    """Nobody holds anything of a cold event: that is no difference."""
+    event_id = await shop.open_event(5, "ann")
+    read = Reconciliation._held  # noqa: SLF001 - nowhere else is there a way between the reads
+
+    async def closed_first(self: Reconciliation, *args: Any) -> dict[str, str] | None:
+        await shop.scripts.call(shop.redis, shop.scripts.close(event_id))
+        return await read(self, *args)
+
+    monkeypatch.setattr(Reconciliation, "_held", closed_first)
+    checked = await shop.reconcile(event_id, users=named, dry_run=dry_run)
+    assert checked.drift == []
 
 
 async def test_nothing_is_drained_while_it_judges(
@@ -488,7 +506,7 @@ async def test_nothing_is_drained_while_it_judges(
             "AND datname = current_database()"
         ))  # fmt: skip
 
-    async def while_another_drains(self: Reconciliation, *args: Any) -> dict[str, str]:
+    async def while_another_drains(self: Reconciliation, *args: Any) -> dict[str, str] | None:
         drains.append(asyncio.create_task(shop.drain()))
         await world.until(drain_waits)
         return await read(self, *args)

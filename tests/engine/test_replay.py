@@ -9,7 +9,7 @@ import pytest
 
 from engine.confirmations import Waiters
 from engine.engine import Engine
-from engine.errors import RedisAway
+from engine.errors import Overloaded, RedisAway
 from engine.model import Status, Word
 from tests.engine.house import Shop, crash_after_commit
 
@@ -123,3 +123,17 @@ async def _waiting(stall: Stall, monkeypatch: pytest.MonkeyPatch) -> asyncio.Tas
     asked = asyncio.create_task(stall.ask())
     await waits.wait()
     return asked
+
+
+async def test_row_that_a_hand_removed_unheard(stall: Stall) -> None:
+    """Redis still has the booking, and nobody knows it: the event is loaded anew, then sold."""
+    await stall.shop.drain()
+    assert (await stall.ask()).word is Word.REPLAYED
+    await stall.shop.sql(
+        "DELETE FROM bookings USING (SELECT set_config('onsale.engine', 'on', true)) AS unheard "
+        "WHERE event_id = $1",
+        stall.event_id,
+    )
+    with pytest.raises(Overloaded):
+        await stall.ask()
+    assert (await stall.ask(wait_ms=0)).word is Word.RESERVED
