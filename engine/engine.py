@@ -192,6 +192,11 @@ class Engine:
 
         Repeated, it answers the same again.
         """
+        if (item := await self._reserve_of(booking)) is not None:
+            lane = self._lanes[booking_partition(booking)]
+            decision = await self._free(lane, item.event_id, item.user_id, item.number)
+            if decision and decision.word is Word.CANCELLED:
+                return await self._cancelled(decision.number, lane, wait_ms)
         for _ in range(MAX_ATTEMPTS):
             found = await self.booking(booking)
             if found is None or found.status in (Status.REJECTED, Status.LOST):
@@ -203,10 +208,7 @@ class Engine:
             if decision is None:
                 return _NO_BOOKING
             if decision.word is Word.CANCELLED:
-                waiters = self._waiters[lane.partition]
-                waiters.granted(decision.number)
-                status, _ = await self._confirmed(waiters, decision.number, wait_ms)
-                return Cancellation(Word.CANCELLED, in_ledger=status is Status.CONFIRMED)
+                return await self._cancelled(decision.number, lane, wait_ms)
         raise Overloaded(f"booking {booking} could not be given back")
 
     async def booking(self, booking: int) -> Booking | None:
@@ -374,14 +376,25 @@ class Engine:
     async def _give_back(self, booking: Booking, lane: Lane) -> Decision | None:
         """Ask Redis to cancel; not found if it does not hold the booking, None without an event."""
         event_id, number = booking.event_id, Number.of_booking(booking.id)
-        decision = await self._decided(
-            event_id, lane, lambda: lane.cancel(event_id, booking.user_id, number)
-        )
+        decision = await self._free(lane, event_id, booking.user_id, number)
         if decision and decision.word is not Word.CANCELLED:
             again = await self.booking(booking.id)
             if again and again.status is booking.status:  # a hand's, that Redis has not followed
                 await self._close(event_id, lane)
         return decision
+
+    async def _free(
+        self, lane: Lane, event_id: int, user_id: str, number: Number
+    ) -> Decision | None:
+        """Free the seat that a user has under this number; not found if he does not have it."""
+        return await self._decided(event_id, lane, lambda: lane.cancel(event_id, user_id, number))
+
+    async def _cancelled(self, number: Number, lane: Lane, wait_ms: int) -> Cancellation:
+        """The answer to a cancel with this number, once the ledger has it or the wait is over."""
+        waiters = self._waiters[lane.partition]
+        waiters.granted(number)
+        status, _ = await self._confirmed(waiters, number, wait_ms)
+        return Cancellation(Word.CANCELLED, in_ledger=status is Status.CONFIRMED)
 
     async def _cancelled_before(self, booking: Booking, lane: Lane, wait_ms: int) -> Cancellation:
         """A cancel repeated: wait until the ledger has passed whatever is on its way."""
@@ -418,6 +431,15 @@ class Engine:
             wanted = (i for i in items if i.number == number and i.kind == "reserve")
             return Number(epoch, seq), next(wanted, None)
         raise RedisAway(f"partition {lane.partition} is being recovered")
+
+    async def _reserve_of(self, booking: int) -> Item | None:
+        """What the outbox has of a booking; the ledger need not be asked whose it is."""
+        partition = booking_partition(booking)
+        if partition < self._partitions:  # else it is a hand's, or nobody's
+            with contextlib.suppress(RedisAway):
+                lane, number = self._lanes[partition], Number.of_booking(booking)
+                return (await self._entry(lane, number))[1]
+        return None
 
     async def _in_ledger(self, booking: int) -> tuple[Status, Booking | None]:
         """What became of a booking's number, and its row. In this order, so that no row is missed.
