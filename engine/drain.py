@@ -32,7 +32,7 @@ from engine.errors import (
 from engine.log import get_logger
 from engine.model import MAX_BATCH, Drained, Item, Number, Word, booking_id
 from engine.outbox import Outbox
-from engine.ruling import rule
+from engine.ruling import plain, rule
 from engine.scripts import Change
 from engine.wire import Wire
 
@@ -167,14 +167,16 @@ class Drain:
     async def _at_once(self, batch: Sequence[Item], *, epoch: int, shift: int) -> Taken | None:
         """The plain case, in one statement; None if the batch must be looked at item by item."""
         first = batch[0].number.seq
-        for seq, item in enumerate(batch, first):
-            if item.kind != "reserve" or item.number != (epoch, seq):
-                return None
-        after = Number(epoch, first - 1)
+        if any(item.number != (epoch, seq) for seq, item in enumerate(batch, first)):
+            return None
+        outcome = plain(batch, partition=self.partition)
+        if outcome is None:
+            return None
+        after, to = Number(epoch, first - 1), batch[-1].number
         with suppress(LedgerRefuses):
-            if await self._ledger.take(self.partition, shift, after, batch):
+            if await self._ledger.take(self.partition, shift, after, to, outcome):
                 metrics.DRAINED.inc(len(batch))
-                return Taken(after, batch[-1].number)
+                return Taken(after, to)
         return None
 
     async def _apply(self, batch: Sequence[Item], *, epoch: int, shift: int | None) -> Taken:

@@ -37,7 +37,7 @@ from engine.ruling import Seats
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 
-    from engine.ruling import Ruling
+    from engine.ruling import Plain, Ruling
 
 SQL: Final = Path(__file__).parent / "sql"
 ACQUIRE_S: Final = 2.0
@@ -347,8 +347,10 @@ class Ledger:
 
     # The drain's plain case
 
-    async def take(self, partition: int, shift: int, after: Number, items: Sequence[Item]) -> bool:
-        """Take reserves whose numbers follow ``after``, all or none, in one statement.
+    async def take(
+        self, partition: int, shift: int, after: Number, to: Number, batch: Plain
+    ) -> bool:
+        """Take the entries from ``after`` to a number, all or none, in one statement.
 
         False if the partition is not at ``after``, or not this shift's: nothing was written.
 
@@ -357,18 +359,11 @@ class Ledger:
             LedgerAway: nothing was written, or the answer was lost.
         """
         row = await self._fetchrow(
-            "take_bookings",
-            partition,
-            after.epoch,
-            shift,
-            after.seq,
-            after.seq + len(items),
-            [booking_id(item.number, partition) for item in items],
-            [item.event_id for item in items],
-            [item.user_id for item in items],
-            [_time(item.at_ms) for item in items],
+            "take_entries",
+            *(partition, after.epoch, shift, after.seq, to.seq),
+            *(column for rows in batch for column in _columns(rows)),
         )
-        return row is not None and row["take_bookings"]
+        return row is not None and row["take_entries"]
 
     # Under the lock
 
@@ -415,14 +410,7 @@ class Locked:
             ended_at = [_time(cancel.at_ms) for cancel in ruling.ended.values()]
             await execute(QUERY["end_held"], list(ruling.ended), ended_at)
         if ruling.inserted:
-            items = ruling.inserted.values()
-            await execute(
-                QUERY["insert_bookings"],
-                list(ruling.inserted),
-                [item.event_id for item in items],
-                [item.user_id for item in items],
-                [_time(item.at_ms) for item in items],
-            )
+            await execute(QUERY["insert_bookings"], *_columns(ruling.inserted))
         ended: list[tuple[int, Item, str, str | None]] = [
             (booking, item, "cancelled", None) for booking, item in ruling.passed.items()
         ]
@@ -515,6 +503,13 @@ def _letter(row: asyncpg.Record) -> Letter:
     return Letter(
         row["id"], _ms(row["ended_at"]), row["event_id"], row["reason"] or "", row["entry"]
     )
+
+
+def _columns(rows: dict[int, Item]) -> tuple[list[Any], ...]:
+    """Rows as the statements take them: ids, event ids, users, times."""
+    items = rows.values()
+    events, users = [item.event_id for item in items], [item.user_id for item in items]
+    return list(rows), events, users, [_time(item.at_ms) for item in items]
 
 
 def _time(at_ms: int) -> datetime:

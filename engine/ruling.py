@@ -89,6 +89,46 @@ def rule(
     return ruling
 
 
+class Plain(NamedTuple):
+    """What a batch comes to if nothing of it is refused, by booking id.
+
+    ``begun`` are reserves whose bookings it leaves behind; ``ended`` cancels of bookings that were
+    there before; ``passed`` reserves that it cancels itself.
+    """
+
+    begun: dict[int, Item]
+    ended: dict[int, Item]
+    passed: dict[int, Item]
+
+
+def plain(items: Iterable[Item], *, partition: int) -> Plain | None:
+    """See what a batch comes to without the ledger; None if that takes a ruling.
+
+    A user gives back what he had before, if anything, and then reserves and gives back in turn.
+    """
+    outcome = Plain({}, {}, {})
+    begun, ended, passed = outcome
+    holds: dict[tuple[int, str], int] = {}
+    for item in items:
+        place = (item.event_id, item.user_id)
+        held = holds.get(place)
+        if item.kind == "reserve" and not held:
+            holds[place] = booking = booking_id(item.number, partition)
+            begun[booking] = item
+            continue
+        if item.kind != "cancel" or not item.booking:
+            return None
+        booking = booking_id(item.booking, partition)
+        if held == booking:
+            passed[booking] = begun.pop(booking)
+        elif held is None:
+            ended[booking] = item
+        else:
+            return None
+        holds[place] = 0
+    return outcome
+
+
 def _end(ruling: Ruling, booking: int, cancel: Item) -> None:
     reserved = ruling.inserted.pop(booking, None)
     if reserved is None:

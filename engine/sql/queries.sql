@@ -50,8 +50,8 @@ SELECT pid FROM frozen WHERE pg_terminate_backend(pid);
 
 -- The drain. The events are locked in id order.
 
--- name: take_bookings
-SELECT take_bookings($1, $2, $3, $4, $5, $6, $7, $8, $9);
+-- name: take_entries
+SELECT take_entries($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17);
 
 -- name: lock_events
 SELECT id, total_seats, booked FROM events WHERE id = ANY($1::int[])

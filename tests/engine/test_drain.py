@@ -10,6 +10,7 @@ from engine import drain as drain_module
 from engine import keys
 from engine.drain import Drain
 from engine.errors import Fenced, Gap, Halted, LedgerAway, RedisAway, Superseded
+from engine.ledger import Ledger
 from engine.model import Number, booking_id
 from tests.engine.house import Shop, crash_after_commit
 
@@ -54,6 +55,37 @@ async def test_cancel_and_rebook_in_one_batch(shop: Shop) -> None:
     await shop.drain()
     assert await shop.rows(event_id) == {"ann": third}
     assert await shop.ended(event_id) == [("ann", "cancelled", None), ("bob", "cancelled", None)]
+
+
+async def test_plain_batch_is_one_statement(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cancels too, of what was there before and of the batch's own: nothing is locked apart."""
+    event_id = await shop.open_event(9, "ann", "bob")
+    await shop.cancel(event_id, "ann", (await shop.rows(event_id))["ann"])
+    again, cem = await shop.reserve(event_id, "ann", "cem")
+    await shop.cancel(event_id, "cem", cem)
+
+    def locked(*_: object) -> None:
+        pytest.fail("it looked at each entry")
+
+    monkeypatch.setattr(Ledger, "locked", locked)
+    await shop.drain()
+    monkeypatch.undo()
+    assert (await shop.rows(event_id))["ann"] == again
+    assert await shop.ended(event_id) == [("ann", "cancelled", None), ("cem", "cancelled", None)]
+    assert await shop.agree(event_id)
+
+
+async def test_cancel_of_what_a_hand_removed(shop: Shop) -> None:
+    """It ends nothing, and stops nobody else of its batch."""
+    event_id = await shop.open_event(9, "ann", "bob")
+    rows = await shop.rows(event_id)
+    await shop.sql("DELETE FROM bookings WHERE event_id = $1 AND user_id = 'ann'", event_id)
+    for user in ("ann", "bob"):
+        await shop.cancel(event_id, user, rows[user])
+    await shop.reserve(event_id, "cem")
+    await shop.drain()
+    assert await shop.ended(event_id) == [("bob", "cancelled", None)]
+    assert await shop.agree(event_id)
 
 
 async def test_crash_between_commit_and_publish(

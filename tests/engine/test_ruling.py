@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.model import Item, Number, Word, booking_id
-from engine.ruling import Rejection, Ruling, Seats, rule
+from engine.ruling import Plain, Rejection, Ruling, Seats, plain, rule
 
 P = 5
 
@@ -173,3 +174,38 @@ def test_batch_equals_its_items_one_by_one(
             _apply(ledger, ended, totals, batch)
         results.append((ledger, ended))
     assert results[0] == results[1] == results[2]
+
+
+# What takes no ruling
+
+
+def test_plain_reserves_and_cancels() -> None:
+    """Of bookings from before, and of the batch's own; a user may come back."""
+    ann, bob, again = _reserve(11, "ann"), _reserve(12, "bob"), _reserve(15, "bob")
+    cem, gone = _cancel(13, "cem", 4), _cancel(14, "bob", 12)
+    assert plain([ann, bob, cem, gone, again], partition=P) == Plain(
+        begun={_id(11): ann, _id(15): again}, ended={_id(4): cem}, passed={_id(12): bob}
+    )
+
+
+def test_back_after_a_cancel() -> None:
+    """Who gives back what he had before may reserve again."""
+    gone, again = _cancel(11, "ann", 4), _reserve(12, "ann")
+    assert plain([gone, again], partition=P) == Plain({_id(12): again}, {_id(4): gone}, {})
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        pytest.param([_reserve(11, "ann"), _reserve(12, "ann")], id="he holds a booking of it"),
+        pytest.param([_reserve(11, "ann"), _cancel(12, "ann", 4)], id="of one from before, late"),
+        pytest.param([_cancel(11, "ann", 4), _cancel(12, "ann", 5)], id="of two from before"),
+        pytest.param(
+            [_reserve(11, "ann"), _cancel(12, "ann", 11), _cancel(13, "ann", 11)], id="twice"
+        ),
+        pytest.param([Item(Number(3, 11), "poison", entry="{}")], id="poison"),
+    ],
+)
+def test_what_takes_a_ruling(items: list[Item]) -> None:
+    """The ledger may refuse a part of it."""
+    assert plain(items, partition=P) is None
