@@ -28,6 +28,7 @@ from engine.model import (
     Fate,
     Item,
     Number,
+    Place,
     Status,
     UserStatistics,
     booking_id,
@@ -199,6 +200,11 @@ class Ledger:
         row = await self._fetchrow("event", event_id)
         return (Event(row["id"], row["name"], row["total_seats"]), row["booked"]) if row else None
 
+    async def events_after(self, event_id: int, limit: int) -> list[tuple[Event, int]]:
+        """A page of the events in the order of their ids, each with how many seats are booked."""
+        rows = await self._fetch("events_after", event_id, limit)
+        return [(Event(row["id"], row["name"], row["total_seats"]), row["booked"]) for row in rows]
+
     async def event_ids(self) -> list[int]:
         """Every event's id, in order."""
         return [row["id"] for row in await self._fetch("event_ids")]
@@ -227,6 +233,34 @@ class Ledger:
             status,
             row["reason"],
         )
+
+    async def user_bookings(
+        self, user_id: str, after: Place | None, limit: int
+    ) -> list[tuple[Booking, Place]]:
+        """A page of what a user has and had, the newest first, each with its place."""
+        at_us, booking = after or (None, None)
+        rows = await self._fetch("user_bookings", user_id, at_us, booking, limit)
+        return [(_of_user(row, user_id), Place(row["at_us"], row["id"])) for row in rows]
+
+    async def event_bookings(self, event_id: int, user_id: str, limit: int) -> list[Booking]:
+        """A page of an event's bookings after a user, in the order of users."""
+        rows = await self._fetch("event_bookings", event_id, user_id, limit)
+        return [
+            Booking(row["id"], event_id, row["user_id"], _ms(row["created_at"]), Status.CONFIRMED)
+            for row in rows
+        ]
+
+    async def create_events(self, wanted: Sequence[tuple[str, int]]) -> list[Event]:
+        """Make events of these names and seats, all or none; in the same order."""
+        names, seats = zip(*wanted, strict=True)
+        return [Event(*row) for row in await self._fetch("create_events", names, seats)]
+
+    async def change_event(
+        self, event_id: int, name: str | None, total_seats: int | None
+    ) -> tuple[Event, int] | None:
+        """Change an event, or leave it if it is not there, or has more bookings than that."""
+        row = await self._fetchrow("change_event", event_id, name, total_seats)
+        return (Event(row["id"], row["name"], row["total_seats"]), row["booked"]) if row else None
 
     async def fates(self, partition: int, numbers: Collection[Number]) -> dict[Number, Fate]:
         """What became of a partition's numbers; ``confirmed`` also means a cancel was taken."""
@@ -508,6 +542,20 @@ def _partition(row: asyncpg.Record) -> PartitionRow:
         Number(row["mark_epoch"], row["mark_seq"]),
         row["shift"],
         row["stale"],
+    )
+
+
+def _of_user(row: asyncpg.Record, user_id: str) -> Booking:
+    event_id, name, ended_at = row["event_id"] or 0, row["name"], row["ended_at"]
+    return Booking(
+        row["id"],
+        event_id,
+        user_id,
+        _ms(row["created_at"]),
+        Status(row["outcome"]),
+        row["reason"],
+        Event(event_id, name, row["total_seats"]) if name is not None else None,
+        _ms(ended_at) if ended_at else None,
     )
 
 

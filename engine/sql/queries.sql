@@ -127,6 +127,9 @@ WHERE p = $1 AND epoch = $2;
 -- name: event
 SELECT id, name, total_seats, booked FROM events WHERE id = $1;
 
+-- name: events_after
+SELECT id, name, total_seats, booked FROM events WHERE id > $1 ORDER BY id LIMIT $2;
+
 -- name: event_ids
 SELECT id FROM events ORDER BY id;
 
@@ -134,6 +137,26 @@ SELECT id FROM events ORDER BY id;
 -- The number is text, as Redis has it: see Number.of_booking in engine/model.py.
 SELECT user_id, (id >> 39) || '-' || (id >> 7 & 4294967295) AS number
 FROM bookings WHERE event_id = $1 AND user_id > $2 ORDER BY user_id LIMIT $3;
+
+-- name: event_bookings
+SELECT id, event_id, user_id, created_at FROM bookings
+WHERE event_id = $1 AND user_id > $2 ORDER BY user_id LIMIT $3;
+
+-- name: user_bookings
+-- Instants are also given in microseconds, exact: half of a cursor. Dead letters have no user.
+SELECT b.id, event_id, created_at, ended_at, outcome, reason, name, total_seats,
+    (extract(epoch FROM created_at) * 1000000)::bigint AS at_us
+FROM (
+    SELECT id, event_id, created_at, NULL AS ended_at, 'confirmed' AS outcome, NULL AS reason
+    FROM bookings WHERE user_id = $1
+    UNION ALL
+    SELECT id, event_id, created_at, ended_at, outcome, reason
+    FROM ended_bookings WHERE user_id = $1 AND outcome <> 'dead'
+) AS b
+LEFT JOIN (SELECT id AS event_id, name, total_seats FROM events) AS e USING (event_id)
+WHERE $2::bigint IS NULL
+    OR (created_at, b.id) < ('epoch'::timestamptz + $2 * interval '1 microsecond', $3::bigint)
+ORDER BY created_at DESC, b.id DESC LIMIT $4;
 
 -- name: booking
 SELECT b.id, b.event_id, b.user_id, b.created_at, e.name, e.total_seats
@@ -171,6 +194,20 @@ FROM (
     UNION ALL
     SELECT false, created_at FROM ended_bookings WHERE user_id = $1 AND outcome = 'cancelled'
 ) AS all_of_them;
+
+-- Events, made and changed on request.
+
+-- name: create_events
+INSERT INTO events (name, total_seats)
+SELECT name, total_seats
+FROM unnest($1::text[], $2::int[]) WITH ORDINALITY AS wanted (name, total_seats, place)
+ORDER BY place
+RETURNING id, name, total_seats;
+
+-- name: change_event
+UPDATE events SET name = coalesce($2, name), total_seats = coalesce($3, total_seats)
+WHERE id = $1 AND coalesce($3, total_seats) >= booked
+RETURNING id, name, total_seats, booked;
 
 -- Reconciliation.
 

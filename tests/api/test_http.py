@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     OpenEvent = Callable[..., Awaitable[int]]
 
 RESERVE = "/api/bookings/reserve"
+NEW_EVENT = {"name": "Чайка", "total_seats": 1}
 INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 
@@ -47,6 +48,11 @@ class Double:
             return self._outcome
 
         return call
+
+    @property
+    def events(self) -> Double:
+        """Its events, which do the same."""
+        return self
 
 
 def _over(outcome: object) -> AsyncClient:
@@ -282,14 +288,19 @@ class TestFaults:
             ("GET", "/api/bookings/1"),
             ("DELETE", "/api/bookings/1"),
             ("GET", "/api/events/1"),
+            ("GET", "/api/events"),
+            ("POST", "/api/events"),
+            ("PATCH", "/api/events/1"),
+            ("GET", "/api/events/1/bookings"),
+            ("GET", "/api/users/ann/bookings"),
         ],
     )
     @pytest.mark.parametrize("kind", FAULTS)
     async def test_unavailable(self, kind: type[Exception], method: str, path: str) -> None:
         """A store that is away, or a full queue: 503, and when to come again."""
         async with _over(kind("away")) as client:
-            body = {"event_id": 1, "user_id": "ann"} if method == "POST" else None
-            answer = await client.request(method, path, json=body)
+            body = {"event_id": 1, "user_id": "ann"} if path == RESERVE else NEW_EVENT
+            answer = await client.request(method, path, json=None if method == "GET" else body)
         assert answer.status_code == 503
         assert answer.headers["retry-after"] == "1"
         assert answer.json()["code"] == FAULTS[kind]
@@ -314,13 +325,16 @@ class TestEveryAnswer:
         [
             (RESERVE, "OPTIONS, POST"),
             ("/api/bookings/1", "DELETE, GET, HEAD, OPTIONS"),
-            ("/api/events/1", "GET, HEAD, OPTIONS"),
+            ("/api/events", "GET, HEAD, OPTIONS, POST"),
+            ("/api/events/1", "GET, HEAD, OPTIONS, PATCH"),
+            ("/api/events/1/bookings", "GET, HEAD, OPTIONS"),
+            ("/api/users/ann/bookings", "GET, HEAD, OPTIONS"),
             ("/metrics/ann", "GET, HEAD, OPTIONS"),
         ],
     )
     async def test_allow(self, client: AsyncClient, path: str, allow: str) -> None:
         """405 and OPTIONS say what may be done."""
-        refused = await client.patch(path)
+        refused = await client.put(path)
         asked = await client.options(path)
         assert (refused.status_code, refused.headers["allow"]) == (405, allow)
         assert (asked.status_code, asked.headers["allow"], asked.content) == (204, allow, b"")
