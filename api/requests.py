@@ -36,7 +36,6 @@ DEFAULT_LIMIT = 20
 _ID = re.compile(r"[1-9][0-9]{0,15}")
 _LIMIT = re.compile(r"[1-9][0-9]{0,2}")
 _EVENT_CURSOR = re.compile(r"0|[1-9][0-9]{0,9}")
-_PLACE = re.compile(r"(-?[0-9]{1,18})-([1-9][0-9]{0,15})")
 _SHOWN = 100
 _IDEMPOTENCY_KEY = re.compile(rb"[ -~]{1,255}")
 _JSON_MEDIA_TYPE = re.compile(
@@ -238,10 +237,10 @@ class Paging(NamedTuple):
         """The cursor of a list of a user's bookings; None before the first."""
         if self.after is None:
             return None
-        match = _PLACE.fullmatch(self.after)
-        if match is None:
-            raise _no_cursor()
-        return Place(int(match[1]), int(match[2]))
+        try:
+            return Place.parse(self.after)
+        except ValueError:
+            raise _no_cursor() from None
 
 
 def paging_of(scope: Scope) -> Paging:

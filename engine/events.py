@@ -63,6 +63,11 @@ class Events:
         rows = await asyncio.gather(*(self._seats(*each) for each in found[:limit]))
         return Page(list(rows), str(rows[-1].event.id) if len(found) > limit else None)
 
+    async def one(self, event_id: int) -> Availability | None:
+        """An event as ``page`` has it, or None."""
+        found = await self._ledger.event(event_id)
+        return await self._seats(*found) if found else None
+
     async def bookings_of_user(
         self, user_id: str, *, after: Place | None = None, limit: int
     ) -> Page[Booking]:

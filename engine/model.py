@@ -8,8 +8,10 @@ here only: Lua prints such numbers wrongly.
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Generic, Literal, NamedTuple, TypeVar
+from unicodedata import category
 
 import msgspec
 
@@ -74,6 +76,16 @@ def booking_id(number: Number, partition: int) -> int:
 def booking_partition(booking: int) -> int:
     """The partition that a booking id names; ``BY_HAND`` for a row that a person inserted."""
     return booking & ((1 << PARTITION_BITS) - 1)
+
+
+def fault_in_event(name: str, total_seats: int) -> str | None:
+    """What is wrong with an event that is to be; None if nothing is."""
+    # Control characters and lone surrogates.
+    if not 0 < len(name) <= MAX_NAME_LENGTH or {*map(category, name)} & {"Cc", "Cs"}:
+        return f"a name is 1 to {MAX_NAME_LENGTH} characters, none of them a control character"
+    if not 0 <= total_seats <= MAX_SEATS:
+        return f"total_seats must be an integer from 0 to {MAX_SEATS}"
+    return None
 
 
 class Word(StrEnum):
@@ -198,6 +210,18 @@ class Place(NamedTuple):
     def __str__(self) -> str:
         """As a cursor."""
         return f"{self.at_us}-{self.booking}"
+
+    @classmethod
+    def parse(cls, text: str) -> Place:
+        """Read a cursor.
+
+        Raises:
+            ValueError: it is none.
+        """
+        match = re.fullmatch(r"(-?[0-9]{1,18})-([1-9][0-9]{0,15})", text)
+        if match is None:
+            raise ValueError(text)
+        return cls(int(match[1]), int(match[2]))
 
 
 class Page(NamedTuple, Generic[T]):
