@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from engine.ruling import Ruling
 
 SQL: Final = Path(__file__).parent / "sql"
+SESSIONS: Final = 9
+"""A process has at most so many: those of the pool, and the one that listens."""
 ACQUIRE_S: Final = 2.0
 COMMAND_S: Final = 10.0
 LISTEN_CHECK_S: Final = 5.0
@@ -158,6 +160,16 @@ class Ledger:
             raise LedgerBroken(f"the ledger has no partition {partition}")
         return _partition(row)
 
+    async def holders(self) -> dict[int, str]:
+        """Who began each partition's last shift: host and process."""
+        return {row["p"]: row["holder"] for row in await self._fetch("holders")}
+
+    async def most_recoveries(self) -> int:
+        """How often the partition was recovered in the last hour that was recovered most."""
+        (row,) = await self._fetch("most_recoveries")
+        most: int = row["most"]
+        return most
+
     async def mark_reaches(self, partition: int, number: Number) -> None:
         """Wait until the ledger has taken a number; the caller bounds the wait."""
         while (await self.partition(partition)).mark < number:  # noqa: ASYNC110 - in Postgres
@@ -204,6 +216,12 @@ class Ledger:
         """A page of the events in the order of their ids, each with how many seats are booked."""
         rows = await self._fetch("events_after", event_id, limit)
         return [(Event(row["id"], row["name"], row["total_seats"]), row["booked"]) for row in rows]
+
+    async def busiest(self, limit: int) -> tuple[list[tuple[Event, int]], int]:
+        """The events with the most bookings, each with how many; and how many events there are."""
+        rows = await self._fetch("busiest_events", limit)
+        found = [(Event(row["id"], row["name"], row["total_seats"]), row["booked"]) for row in rows]
+        return found, rows[0]["total"] if rows else 0
 
     async def event_ids(self) -> list[int]:
         """Every event's id, in order."""

@@ -32,6 +32,15 @@ FROM partitions ORDER BY p;
 SELECT p, epoch, state, mark_epoch, mark_seq, shift, changed_at < now() - interval '5 s' AS stale
 FROM partitions WHERE p = $1;
 
+-- name: holders
+SELECT p, holder FROM partitions;
+
+-- name: most_recoveries
+-- The first epoch is no recovery.
+SELECT coalesce(max(count), 0) AS most FROM (
+    SELECT count(*) FROM epochs WHERE epoch > 1 AND opened_at > now() - interval '1 hour' GROUP BY p
+) AS recent;
+
 -- name: lock_partition
 SELECT p, epoch, state, mark_epoch, mark_seq, shift, false AS stale FROM lock_partition($1);
 
@@ -129,6 +138,10 @@ SELECT id, name, total_seats, booked FROM events WHERE id = $1;
 
 -- name: events_after
 SELECT id, name, total_seats, booked FROM events WHERE id > $1 ORDER BY id LIMIT $2;
+
+-- name: busiest_events
+SELECT id, name, total_seats, booked, count(*) OVER () AS total
+FROM events ORDER BY booked DESC, id LIMIT $1;
 
 -- name: event_ids
 SELECT id FROM events ORDER BY id;
@@ -233,6 +246,27 @@ SELECT p.mark_epoch, p.mark_seq, b.user_id, b.id
 FROM partitions p
 LEFT JOIN bookings b ON b.event_id = $2 AND b.user_id = ANY($3::text[])
 WHERE p.p = $1;
+
+-- The server, for onsale doctor.
+
+-- name: server_settings
+SELECT name, setting FROM pg_settings;
+
+-- name: server_facts
+SELECT extract(epoch FROM clock_timestamp())::float8 AS now_s, pg_is_in_recovery() AS in_recovery,
+    (SELECT count(*) FROM pg_stat_activity
+     WHERE datname IS NOT NULL AND pid <> pg_backend_pid()
+         AND application_name IS DISTINCT FROM 'onsale') AS sessions;
+
+-- name: standbys
+SELECT application_name, sync_state FROM pg_stat_replication;
+
+-- name: vacuum_off
+SELECT relname FROM pg_class
+WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace
+    AND EXISTS (SELECT FROM pg_options_to_table(reloptions)
+                WHERE option_name = 'autovacuum_enabled' AND option_value IN ('false', 'off'))
+ORDER BY relname;
 
 -- Dead letters.
 

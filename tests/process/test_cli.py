@@ -126,3 +126,27 @@ def test_completion(typed: str, offered: str) -> None:
     )
     done = subprocess.run(ONSALE, env=asking, capture_output=True, text=True, check=False)
     assert done.stdout.split() == [offered]
+
+
+async def test_status_and_doctor(sale: Sale) -> None:
+    """Of a system that runs: every partition has a worker, and doctor's exit code is 1."""
+    event_id = await sale.open_event(3)
+    async with sale.caller() as caller:
+        assert (await caller.reserve(event_id, "ann")).status == 201
+    done = await asyncio.to_thread(sale.onsale, "status", "--json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, list(told)) == (0, names(SHAPES["status"]))
+    assert [each["worked"] for each in told["partitions"]] == [True] * sale.partitions
+    (event,) = (each for each in told["events"] if each["id"] == event_id)
+    assert (event["sold"], event["left"], event["drift"]) == (1, 2, [])
+    plain = await asyncio.to_thread(sale.onsale, "status")
+    assert plain.stdout.startswith("partition\tepoch\tstate\t")
+
+    done = await asyncio.to_thread(sale.onsale, "doctor", "--json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, list(told)) == (1, names(SHAPES["doctor"]))
+    found = [each["check"] for each in told["findings"]]
+    assert {"redis_memory_unbounded", "idle_in_transaction"} <= set(found)
+    assert "no_worker" not in found
+    plain = await asyncio.to_thread(sale.onsale, "doctor")
+    assert (plain.returncode, plain.stdout.count("\n")) == (1, 2 * len(found) + 1)
