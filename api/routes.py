@@ -7,21 +7,18 @@ went away. No request and no response object is made: they cost more than the en
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
-from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import openapi, prefer, schemas
 from api.answers import Answer, Header, answer, encode, location, rfc3339
-from api.middleware import Problems, RateLimit
+from api.middleware import Problems, RateLimit, RequestLog
 from api.problems import BARE, already_booked, problem
 from api.requests import (
     check_media,
@@ -36,6 +33,7 @@ from api.requests import (
     user_id_of,
 )
 from engine.deadline import Deadline
+from engine.metrics import exposition
 from engine.model import (
     MAX_BOOKING_ID,
     MAX_EVENT_ID,
@@ -270,11 +268,7 @@ async def health(_scope: Scope, _receive: Receive) -> Answer:
 
 async def metrics(_scope: Scope, _receive: Receive) -> Answer:
     """The metrics of this process; of all of them where prometheus_client was told to share."""
-    registry = REGISTRY
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return answer(200, generate_latest(registry), media_type=CONTENT_TYPE_LATEST.encode())
+    return answer(200, exposition(), media_type=CONTENT_TYPE_LATEST.encode())
 
 
 async def description(_scope: Scope, _receive: Receive) -> Answer:
@@ -298,7 +292,12 @@ async def nothing(_scope: Scope, _receive: Receive, send: Send) -> None:
 
 
 def build(
-    engine: Engine, *, wait_ms: int, rate_limit: bool = False, body_seconds: float = 5.0
+    engine: Engine,
+    *,
+    wait_ms: int,
+    rate_limit: bool = False,
+    log_requests: bool = False,
+    body_seconds: float = 5.0,
 ) -> ASGIApp:
     """Build the HTTP side of an engine.
 
@@ -306,6 +305,7 @@ def build(
         engine: What is asked.
         wait_ms: How long a booking waits for the ledger if the caller says nothing.
         rate_limit: Whether callers are counted.
+        log_requests: Whether each request is a line of the log.
         body_seconds: How long a body may take to arrive.
     """
     body_deadline: Deadline[asyncio.Task[Any]] = Deadline(body_seconds, asyncio.Task.cancel)
@@ -334,7 +334,8 @@ def build(
         # The one hot path is spared the router.
         await (reserve if scope["path"] == _RESERVE else router)(scope, receive, send)
 
-    return Problems(RateLimit(dispatch, engine) if rate_limit else dispatch)
+    app = Problems(RateLimit(dispatch, engine) if rate_limit else dispatch)
+    return RequestLog(app) if log_requests else app
 
 
 def _ok(body: object, *headers: Header) -> Answer:

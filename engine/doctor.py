@@ -328,7 +328,7 @@ def idle_in_transaction(readings: Readings) -> Said | None:
     return Said(
         "idle_in_transaction_session_timeout is 0: who leaves psql open in a transaction keeps "
         "an event locked, and its bookings pending, for as long as he likes.",
-        "ALTER DATABASE … SET idle_in_transaction_session_timeout = '5min' (onsale sets its own).",
+        "Set it for the database or the server, to 5min say (onsale sets its own).",
     )
 
 
@@ -361,7 +361,7 @@ def autovacuum(readings: Readings) -> Said | None:
     return Said(
         f"autovacuum is off for {'every table' if server else ', '.join(tables)}: they grow, and "
         "sales grow slower with them.",
-        "autovacuum = on." if server else "ALTER TABLE … RESET (autovacuum_enabled).",
+        "autovacuum = on." if server else "RESET (autovacuum_enabled) of these tables.",
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 import pytest
 from httpx2 import ASGITransport, AsyncClient
+from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from api import prefer, routes, schemas
@@ -312,9 +313,58 @@ class TestFaults:
                 answer = await client.get("/api/events/1")
         assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
         assert "secret" not in answer.text
-        assert [(line["event"], line["path"]) for line in logs] == [
-            ("request_failed", "/api/events/1")
+        (line,) = logs
+        assert (line["event"], line["path"]) == ("request_failed", "/api/events/1")
+        assert answer.headers["x-request-id"] == line["request_id"]
+
+
+class TestRequestId:
+    """X-Request-Id, in and out."""
+
+    async def test_in_and_out(self) -> None:
+        """A caller's id is in his answer, once, and in the lines that his request causes."""
+        headers = {"x-request-id": "r-17"}
+        with capture_logs([merge_contextvars]) as logs:
+            async with _over(ZeroDivisionError()) as client:
+                failed = await client.get("/api/events/1", headers=headers)
+                answered = await client.get("/health", headers=headers)
+        for answer in (failed, answered):
+            assert answer.headers.get_list("x-request-id") == ["r-17"]
+        assert [line["request_id"] for line in logs] == ["r-17"]
+
+    async def test_none(self, client: AsyncClient) -> None:
+        """Who sends none is given none; one that is none of ours is not echoed."""
+        assert "x-request-id" not in (await client.get("/health")).headers
+        for odd in ("", "two words", "x" * 129, "tab\there"):
+            answer = await client.get("/health", headers={"x-request-id": odd})
+            assert (answer.status_code, "x-request-id" in answer.headers) == (200, False)
+
+    async def test_a_line_for_each_request(self, engine: Engine, open_event: OpenEvent) -> None:
+        """Who asks for them is told of each request, with event, user and booking."""
+        app = routes.build(engine, wait_ms=5000, log_requests=True)
+        event_id = await open_event(1)
+        with capture_logs() as logs:
+            async with AsyncClient(transport=ASGITransport(app=app), base_url="http://o") as client:
+                made = (await _reserve(client, event_id, "ann", x_request_id="r1")).json()["id"]
+                await _reserve(client, event_id, "ann")
+                await _reserve(client, event_id, "ben")
+                await client.get(f"/api/bookings/{made}")
+                await client.post(RESERVE, content=b"nonsense")
+        lines = [line for line in logs if line["event"] == "request_answered"]
+        told = [
+            tuple(
+                line.get(k) for k in ("status", "event_id", "user_id", "booking_id", "request_id")
+            )
+            for line in lines
         ]
+        assert told == [
+            (201, event_id, "ann", made, "r1"),
+            (409, event_id, "ann", made, None),
+            (409, event_id, "ben", None, None),
+            (200, event_id, "ann", made, None),
+            (415, None, None, None, None),
+        ]
+        assert {line["log_level"] for line in lines} == {"debug"}
 
 
 class TestEveryAnswer:
