@@ -197,10 +197,10 @@ class Lane:
 
     def _batch(self, event_id: int, batch: list[_Ask]) -> _Call:
         scripts = self._ready()
-        users, fingerprints, answers, (since_s, *_) = zip(*batch, strict=True)
+        users, fingerprints, answers, arrived_s = zip(*batch, strict=True)
         metrics.BATCH_SIZE.observe(len(batch))
         command = scripts.reserve(event_id, users, fingerprints, bound=self._outbox_bound)
-        return _Call(command, lambda reply: _decide(scripts, reply, answers, since_s), answers)
+        return _Call(command, lambda reply: _decide(scripts, reply, answers, arrived_s[0]), answers)
 
     async def _exchange(self, calls: list[_Call]) -> None:
         """One write, and its replies in order."""

@@ -1,8 +1,8 @@
 """What onsale counts, by Prometheus' names, and how it is handed out.
 
 Where ``PROMETHEUS_MULTIPROC_DIR`` names a folder, all processes that have it count together, and
-each of them can answer for all. There an observation is a few writes to mapped memory, about two
-microseconds: so the hot path observes once a batch.
+each of them can answer for all. There an observation is a few writes to mapped memory: the hot path
+observes once a batch.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from engine import keys
 from engine.errors import REDIS_ERRORS, Fenced, RedisAway
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from engine.model import Event
     from engine.recovery import Stores
     from engine.scripts import Look
-
-SIGN_OF_LIFE_S: Final = 11
-"""So old at most is a worker's sign of life (worker/main.py)."""
 
 
 class PartitionStatus(NamedTuple):

@@ -31,11 +31,6 @@ if TYPE_CHECKING:
 app = group("Find bookings.")
 
 
-@app.callback()
-def bookings() -> None:
-    """Find bookings."""
-
-
 @app.command()
 def find(  # noqa: PLR0913 - options, by their names
     *,
