@@ -57,6 +57,7 @@ class Application:
             engine,
             wait_ms=self._settings.reserve_wait_ms,
             rate_limit=self._settings.rate_limit_max > 0,
+            log_requests=self._settings.log_level == "debug",
         )
         calm_the_garbage_collector()
         with released_on_signal(engine):

@@ -11,6 +11,7 @@ from api import schemas
 from api.answers import encode
 from api.prefer import MAX_WAIT_SECONDS
 from api.problems import PROBLEMS
+from api.requests import DEFAULT_LIMIT, MAX_LIMIT
 
 Json = dict[str, Any]
 
@@ -20,12 +21,26 @@ _TYPES = (
     schemas.Booking,
     schemas.Cancellation,
     schemas.Availability,
+    schemas.ListedEvent,
+    schemas.EventPage,
+    schemas.NewEvent,
+    schemas.EventChange,
+    schemas.ListedBooking,
+    schemas.BookingPage,
     schemas.UserStatistics,
     schemas.Health,
     schemas.Readiness,
     schemas.Problem,
 )
 _ALWAYS = ("internal_error",)
+_BAD_BODY = (
+    "invalid_body",
+    "invalid_content_length",
+    "body_too_slow",
+    "body_too_large",
+    "unsupported_media_type",
+    "unsupported_content_encoding",
+)
 _AWAY = ("redis_unavailable", "ledger_unavailable", "overloaded")
 
 
@@ -33,12 +48,14 @@ def _ref(kind: type) -> Json:
     return {"$ref": f"#/components/schemas/{kind.__name__}"}
 
 
-def _given(description: str, kind: type, *headers: str) -> Json:
+def _given(description: str, kind: type, *headers: str, example: object = None) -> Json:
     """An answer that gives what was asked for."""
     given: Json = {
         "description": description,
         "content": {"application/json": {"schema": _ref(kind)}},
     }
+    if example is not None:
+        given["content"]["application/json"]["example"] = example
     if headers:
         given["headers"] = {name: _HEADERS[name] for name in headers}
     return given
@@ -79,7 +96,7 @@ def _header(description: str, **schema: object) -> Json:
 
 
 _HEADERS: Json = {
-    "Location": _header("Where the booking is to be read."),
+    "Location": _header("Where it is to be read."),
     "Preference-Applied": _header("What was honoured of `Prefer`."),
     "Idempotency-Replayed": _header("The first answer, given again.", const="true"),
     "Onsale-Source": _header("Redis was away: the ledger was asked.", const="ledger"),
@@ -101,6 +118,54 @@ _IDEMPOTENCY_KEY: Json = {
     "description": "The same key again gets the first answer again instead of `already_booked`.",
     "schema": {"type": "string", "pattern": "^[ -~]{1,255}$"},
 }
+
+
+_EVENT: Json = {"id": 1, "name": "Opening night", "total_seats": 100}
+_BOOKING: Json = {
+    "id": 549755814017,
+    "event_id": 1,
+    "user_id": "ann",
+    "created_at": "2026-11-22T13:00:00.123Z",
+    "status": "confirmed",
+}
+_EVENT_PAGE: Json = {
+    "events": [{**_EVENT, "available_seats": 99, "source": "redis"}],
+    "next": "1",
+}
+_ENDED: Json = {"status": "cancelled", "ended_at": "2026-11-22T13:05:00.456Z", "event": _EVENT}
+_USER_PAGE: Json = {"bookings": [{**_BOOKING, **_ENDED}], "next": "1795352400123000-549755814017"}
+_BOOKING_PAGE: Json = {"bookings": [_BOOKING], "next": None}
+
+
+def _paging(cursor: object) -> tuple[Json, Json]:
+    """The query of a list."""
+    return (
+        {
+            "name": "limit",
+            "in": "query",
+            "description": "How many at most.",
+            "schema": {
+                "type": "integer",
+                "minimum": 1,
+                "maximum": MAX_LIMIT,
+                "default": DEFAULT_LIMIT,
+            },
+        },
+        {
+            "name": "after",
+            "in": "query",
+            "description": "The `next` of an earlier answer: what follows it.",
+            "schema": {"type": "string"},
+            "example": cursor,
+        },
+    )
+
+
+def _body(kind: type, example: Json) -> Json:
+    return {
+        "required": True,
+        "content": {"application/json": {"schema": _ref(kind), "example": example}},
+    }
 
 
 def _in_path(name: str, kind: object) -> Json:
@@ -125,10 +190,7 @@ def _text(description: str, media_type: str) -> Json:
 def _booking_paths() -> Json:
     reserved = ("Location", "Preference-Applied", "Idempotency-Replayed")
     the_booking = _in_path("id", schemas.BookingId)
-    body = {
-        "required": True,
-        "content": {"application/json": {"schema": _ref(schemas.ReserveRequest)}},
-    }
+    body = _body(schemas.ReserveRequest, {"event_id": 1, "user_id": "ann"})
     reserve = _call(
         "reserve",
         "Take a seat",
@@ -136,16 +198,11 @@ def _booking_paths() -> Json:
             "201": _given("Confirmed: the ledger has it.", schemas.Reservation, *reserved),
             "202": _given("Pending: the seat is taken.", schemas.Reservation, *reserved),
             **_problems(
-                "invalid_body",
-                "invalid_content_length",
+                *_BAD_BODY,
                 "invalid_idempotency_key",
                 "event_not_found",
-                "body_too_slow",
                 "sold_out",
                 "already_booked",
-                "body_too_large",
-                "unsupported_media_type",
-                "unsupported_content_encoding",
                 "rate_limited",
                 *_AWAY,
             ),
@@ -207,6 +264,77 @@ def _read_paths() -> Json:
     }
 
 
+def _event_paths() -> Json:
+    the_event = _in_path("id", schemas.EventId)
+    page = _call(
+        "events",
+        "The events, each with the seats that are left",
+        {
+            "200": _given("In the order of their ids.", schemas.EventPage, example=_EVENT_PAGE),
+            **_problems("invalid_query", "rate_limited", "ledger_unavailable"),
+        },
+        *_paging("1"),
+    )
+    create = _call(
+        "create_event",
+        "Make an event (admin)",
+        {
+            "201": _given("It can be booked.", schemas.Event, "Location", example=_EVENT),
+            **_problems(*_BAD_BODY, "rate_limited", "ledger_unavailable"),
+        },
+        requestBody=_body(schemas.NewEvent, {"name": "Opening night", "total_seats": 100}),
+    )
+    change = _call(
+        "change_event",
+        "Change an event's name or seats (admin)",
+        {
+            "200": _given("As it is now.", schemas.Event, example={**_EVENT, "total_seats": 120}),
+            **_problems(
+                *_BAD_BODY,
+                "invalid_id",
+                "event_not_found",
+                "below_booked",
+                "rate_limited",
+                "ledger_unavailable",
+            ),
+        },
+        the_event,
+        requestBody=_body(schemas.EventChange, {"total_seats": 120}),
+    )
+    bookings = _call(
+        "event_bookings",
+        "Who has a seat of an event (admin)",
+        {
+            "200": _given("As the ledger has them.", schemas.BookingPage, example=_BOOKING_PAGE),
+            **_problems(
+                "invalid_id",
+                "invalid_query",
+                "event_not_found",
+                "rate_limited",
+                "ledger_unavailable",
+            ),
+        },
+        the_event,
+        *_paging("ann"),
+    )
+    of_user = _call(
+        "user_bookings",
+        "What a user has and had, the newest first",
+        {
+            "200": _given("As the ledger has them.", schemas.BookingPage, example=_USER_PAGE),
+            **_problems("invalid_user_id", "invalid_query", "rate_limited", "ledger_unavailable"),
+        },
+        _in_path("user_id", schemas.UserId),
+        *_paging("1795352400123000-549755814017"),
+    )
+    return {
+        "/api/events": {"get": page, "post": create},
+        "/api/events/{id}": {"patch": change},
+        "/api/events/{id}/bookings": {"get": bookings},
+        "/api/users/{user_id}/bookings": {"get": of_user},
+    }
+
+
 def _operating_paths() -> Json:
     health = {"200": _given("The process answers.", schemas.Health)}
     ready = {"200": _given("Every part works.", schemas.Readiness), **_problems("not_ready")}
@@ -220,6 +348,15 @@ def _operating_paths() -> Json:
         "/openapi.json": {"get": _call("openapi", "This API in OpenAPI 3.1", description)},
         "/docs": {"get": _call("docs", "This API to read and to try", docs)},
     }
+
+
+def _paths() -> Json:
+    """Every path; calls of one path may come from several groups."""
+    paths: Json = {}
+    for group in (_booking_paths(), _read_paths(), _event_paths(), _operating_paths()):
+        for path, calls in group.items():
+            paths.setdefault(path, {}).update(calls)
+    return paths
 
 
 @lru_cache(maxsize=1)
@@ -238,7 +375,7 @@ def document() -> bytes:
                 "license": {"name": "MIT", "identifier": "MIT"},
             },
             "servers": [{"url": "/"}],
-            "paths": {**_booking_paths(), **_read_paths(), **_operating_paths()},
+            "paths": _paths(),
             "components": {"schemas": components},
         }
     )

@@ -44,6 +44,12 @@ PROBLEMS: dict[str, Problem] = {
     "booking_not_found": Problem(
         404, "Booking not found", "There is no booking with this id.", "Бронирование не найдено"
     ),
+    "below_booked": Problem(
+        409,
+        "Below what is booked",
+        "The event has more bookings than it would have seats.",
+        "Мест не может быть меньше, чем уже забронировано",
+    ),
     # What has become of a booking that can be read no more: ``booking_`` and its status.
     "booking_cancelled": Problem(
         410, "Booking cancelled", "The seat was given back.", "Бронирование отменено"
@@ -69,6 +75,12 @@ PROBLEMS: dict[str, Problem] = {
         "Invalid user id",
         "A user id is 1 to 255 characters of UTF-8, none of them a control character.",
         "Некорректный идентификатор пользователя",
+    ),
+    "invalid_query": Problem(
+        400,
+        "Invalid query",
+        "The query is not what this call takes.",
+        "Некорректные параметры запроса",
     ),
     "invalid_content_length": Problem(
         400,

@@ -6,21 +6,37 @@ import asyncio
 import json
 import re
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import unquote_to_bytes
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 import msgspec
 
 from api.problems import Refused
-from api.schemas import ReserveRequest, UserId, reserve_decoder
+from api.schemas import (
+    EventChange,
+    NewEvent,
+    ReserveRequest,
+    UserId,
+    event_change_decoder,
+    new_event_decoder,
+    reserve_decoder,
+)
+from engine.model import MAX_EVENT_ID, Place
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope
 
     from engine.deadline import Deadline
 
+T = TypeVar("T")
+
 MAX_BODY_BYTES = 4096
+MAX_LIMIT = 100
+DEFAULT_LIMIT = 20
 _ID = re.compile(r"[1-9][0-9]{0,15}")
+_LIMIT = re.compile(r"[1-9][0-9]{0,2}")
+_EVENT_CURSOR = re.compile(r"0|[1-9][0-9]{0,9}")
+_SHOWN = 100
 _IDEMPOTENCY_KEY = re.compile(rb"[ -~]{1,255}")
 _JSON_MEDIA_TYPE = re.compile(
     rb'application/json(?:[ \t]*;[ \t]*(?:charset="?utf-8"?|(?!charset=)[!-:<-~]*))*[ \t]*',
@@ -105,6 +121,29 @@ def parse_reserve(body: bytes) -> ReserveRequest:
     return request
 
 
+def parse_new_event(body: bytes) -> NewEvent:
+    """Read the body of a call that makes an event."""
+    return _parse(new_event_decoder, body)
+
+
+def parse_event_change(body: bytes) -> EventChange:
+    """Read the body of a call that changes an event; it must change something."""
+    change = _parse(event_change_decoder, body)
+    if change == EventChange():
+        raise Refused("invalid_body", "Give `name`, `total_seats` or both.")
+    return change
+
+
+def _parse(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """Read a body, each of its fields at most once."""
+    try:
+        parsed = decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused("invalid_body", _fault_of(body, error)) from None
+    json.loads(body, object_pairs_hook=_refuse_duplicates)
+    return parsed
+
+
 def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> None:
     names = [name for name, _ in pairs]
     for name in names:
@@ -121,7 +160,8 @@ def _fault_of(body: bytes, error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "The body is nested too deeply."
     if "matching regex" in str(error):
-        return "`user_id` must not hold control characters (U+0000-001F, U+007F-009F)."
+        field = str(error).rpartition("$.")[2].strip("`")
+        return f"`{field}` must not hold control characters (U+0000-001F, U+007F-009F)."
     if not isinstance(error, msgspec.ValidationError) and _is_json(body):
         return "A string holds a lone surrogate."
     return f"{error}."
@@ -154,13 +194,81 @@ def id_of(scope: Scope, *, largest: int) -> int:
     return int(text)
 
 
-def user_id_of(scope: Scope, prefix: bytes) -> str:
-    """The user id that follows ``prefix`` in the path.
+def user_id_of(scope: Scope, prefix: bytes, suffix: bytes = b"") -> str:
+    """The user id that stands between ``prefix`` and ``suffix`` in the path.
 
     Read from the raw path: the server's own decoding replaces what is not UTF-8 without a word.
     """
     try:
-        text = unquote_to_bytes(scope["raw_path"].removeprefix(prefix)).decode()
+        raw = scope["raw_path"].removeprefix(prefix).removesuffix(suffix)
+        text = unquote_to_bytes(raw).decode()
         return msgspec.convert(text, UserId)
     except (UnicodeDecodeError, msgspec.ValidationError):
         raise Refused("invalid_user_id") from None
+
+
+class Paging(NamedTuple):
+    """Which part of a list is asked for: how many at most, and after which cursor."""
+
+    limit: int = DEFAULT_LIMIT
+    after: str | None = None
+
+    @property
+    def after_event(self) -> int:
+        """The cursor of a list of events; 0 before the first."""
+        if self.after is None:
+            return 0
+        if not _EVENT_CURSOR.fullmatch(self.after) or int(self.after) > MAX_EVENT_ID:
+            raise _no_cursor()
+        return int(self.after)
+
+    @property
+    def after_user(self) -> str:
+        """The cursor of a list of an event's bookings; empty before the first."""
+        if self.after is None:
+            return ""
+        try:
+            return msgspec.convert(self.after, UserId)
+        except msgspec.ValidationError:
+            raise _no_cursor() from None
+
+    @property
+    def after_place(self) -> Place | None:
+        """The cursor of a list of a user's bookings; None before the first."""
+        if self.after is None:
+            return None
+        try:
+            return Place.parse(self.after)
+        except ValueError:
+            raise _no_cursor() from None
+
+
+def paging_of(scope: Scope) -> Paging:
+    """The query of a list: ``limit`` and ``after``, each at most once, and nothing else."""
+    query: bytes = scope["query_string"]
+    if not query:
+        return Paging()
+    try:
+        pairs = parse_qsl(
+            query.decode("ascii"), keep_blank_values=True, strict_parsing=True, errors="strict"
+        )
+    except ValueError:
+        detail = "The query is not `name=value` pairs in UTF-8, joined by `&`."
+        raise Refused("invalid_query", detail) from None
+    given: dict[str, str] = {}
+    for name, value in pairs:
+        if name not in ("limit", "after"):
+            shown = name[:_SHOWN]
+            detail = f"`{shown}` is no parameter of this call: it takes `limit` and `after`."
+            raise Refused("invalid_query", detail)
+        if name in given:
+            raise Refused("invalid_query", f"`{name}` is there more than once.")
+        given[name] = value
+    limit = given.get("limit", str(DEFAULT_LIMIT))
+    if not _LIMIT.fullmatch(limit) or int(limit) > MAX_LIMIT:
+        raise Refused("invalid_query", f"`limit` must be an integer from 1 to {MAX_LIMIT}.")
+    return Paging(int(limit), given.get("after"))
+
+
+def _no_cursor() -> Refused:
+    return Refused("invalid_query", "`after` must be the `next` of an earlier answer.")

@@ -7,32 +7,43 @@ went away. No request and no response object is made: they cost more than the en
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
+import msgspec
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import openapi, prefer, schemas
 from api.answers import Answer, Header, answer, encode, location, rfc3339
-from api.middleware import Problems, RateLimit
+from api.middleware import Problems, RateLimit, RequestLog
 from api.problems import BARE, already_booked, problem
 from api.requests import (
     check_media,
     fingerprint_of,
     headers_of,
     id_of,
+    paging_of,
+    parse_event_change,
+    parse_new_event,
     parse_reserve,
     read_body,
     user_id_of,
 )
 from engine.deadline import Deadline
-from engine.model import MAX_BOOKING_ID, MAX_EVENT_ID, Event, Reservation, Status, Word
+from engine.metrics import exposition
+from engine.model import (
+    MAX_BOOKING_ID,
+    MAX_EVENT_ID,
+    Booking,
+    Event,
+    Page,
+    Reservation,
+    Status,
+    Word,
+)
 
 if TYPE_CHECKING:
     from engine.engine import Engine
@@ -43,6 +54,11 @@ _RESERVE = "/api/bookings/reserve"
 _RESERVATION = b'{"id":%d,"event_id":%d,"user_id":%b,"created_at":"%b","status":"%b"}'
 _REPLAYED: Header = (b"idempotency-replayed", b"true")
 _REASONS = frozenset(Word)
+_LEDGER_STATUS: dict[Status, Literal["confirmed", "cancelled", "rejected"]] = {
+    Status.CONFIRMED: "confirmed",
+    Status.CANCELLED: "cancelled",
+    Status.REJECTED: "rejected",
+}
 _GIVEN_BACK = "Бронирование успешно удалено"
 _DOCS_POLICY = (
     b"default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
@@ -187,6 +203,64 @@ class Reads:
         return problem("not_ready", parts=parts)
 
 
+class Events:
+    """The calls that list events and bookings, and those that make and change events."""
+
+    def __init__(self, engine: Engine, *, body_deadline: Deadline[asyncio.Task[Any]]) -> None:
+        self._engine = engine
+        self._body_deadline = body_deadline
+
+    async def page(self, scope: Scope, _receive: Receive) -> Answer:
+        """A page of the events, each with the seats that are left."""
+        paging = paging_of(scope)
+        page = await self._engine.events.page(after=paging.after_event, limit=paging.limit)
+        events = [
+            schemas.ListedEvent(*event, available_seats=available, source=source)
+            for event, available, source in page.rows
+        ]
+        return _ok(schemas.EventPage(events, page.next))
+
+    async def create(self, scope: Scope, receive: Receive) -> Answer | None:
+        """Make an event: 201."""
+        check_media(headers_of(scope))
+        body = await read_body(receive, self._body_deadline)
+        if body is None:
+            return None
+        wanted = parse_new_event(body)
+        (made,) = await self._engine.events.create((wanted.name, wanted.total_seats))
+        return answer(201, encode(_event(made)), (b"location", b"/api/events/%d" % made.id))
+
+    async def change(self, scope: Scope, receive: Receive) -> Answer | None:
+        """Give an event another name, or other seats."""
+        event_id = id_of(scope, largest=MAX_EVENT_ID)
+        check_media(headers_of(scope))
+        body = await read_body(receive, self._body_deadline)
+        if body is None:
+            return None
+        wanted = msgspec.to_builtins(parse_event_change(body))
+        made = await self._engine.events.change(event_id, **wanted)
+        if made.refusal is Word.BELOW_BOOKED:
+            detail = f"The ledger has {made.booked} bookings of this event."
+            return problem("below_booked", detail=detail)
+        return BARE[Word.EVENT_NOT_FOUND] if made.event is None else _ok(_event(made.event))
+
+    async def bookings(self, scope: Scope, _receive: Receive) -> Answer:
+        """A page of an event's bookings, in the order of users."""
+        event_id, paging = id_of(scope, largest=MAX_EVENT_ID), paging_of(scope)
+        page = await self._engine.events.bookings_of(
+            event_id, after=paging.after_user, limit=paging.limit
+        )
+        return BARE[Word.EVENT_NOT_FOUND] if page is None else _bookings(page)
+
+    async def bookings_of_user(self, scope: Scope, _receive: Receive) -> Answer:
+        """A page of a user's bookings, the newest first."""
+        user_id, paging = user_id_of(scope, b"/api/users/", b"/bookings"), paging_of(scope)
+        page = await self._engine.events.bookings_of_user(
+            user_id, after=paging.after_place, limit=paging.limit
+        )
+        return _bookings(page)
+
+
 async def health(_scope: Scope, _receive: Receive) -> Answer:
     """The process answers."""
     return _ok(schemas.Health(timestamp=rfc3339(time.time_ns() // 1_000_000)))
@@ -194,11 +268,7 @@ async def health(_scope: Scope, _receive: Receive) -> Answer:
 
 async def metrics(_scope: Scope, _receive: Receive) -> Answer:
     """The metrics of this process; of all of them where prometheus_client was told to share."""
-    registry = REGISTRY
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return answer(200, generate_latest(registry), media_type=CONTENT_TYPE_LATEST.encode())
+    return answer(200, exposition(), media_type=CONTENT_TYPE_LATEST.encode())
 
 
 async def description(_scope: Scope, _receive: Receive) -> Answer:
@@ -222,7 +292,12 @@ async def nothing(_scope: Scope, _receive: Receive, send: Send) -> None:
 
 
 def build(
-    engine: Engine, *, wait_ms: int, rate_limit: bool = False, body_seconds: float = 5.0
+    engine: Engine,
+    *,
+    wait_ms: int,
+    rate_limit: bool = False,
+    log_requests: bool = False,
+    body_seconds: float = 5.0,
 ) -> ASGIApp:
     """Build the HTTP side of an engine.
 
@@ -230,16 +305,20 @@ def build(
         engine: What is asked.
         wait_ms: How long a booking waits for the ledger if the caller says nothing.
         rate_limit: Whether callers are counted.
+        log_requests: Whether each request is a line of the log.
         body_seconds: How long a body may take to arrive.
     """
-    bookings = Bookings(
-        engine, wait_ms=wait_ms, body_deadline=Deadline(body_seconds, asyncio.Task.cancel)
-    )
+    body_deadline: Deadline[asyncio.Task[Any]] = Deadline(body_seconds, asyncio.Task.cancel)
+    bookings = Bookings(engine, wait_ms=wait_ms, body_deadline=body_deadline)
+    events = Events(engine, body_deadline=body_deadline)
     reads = Reads(engine)
     table = {
         _RESERVE: Resource(POST=bookings.reserve),
         "/api/bookings/{id}": Resource(GET=bookings.read, DELETE=bookings.cancel),
-        "/api/events/{id}": Resource(GET=reads.event),
+        "/api/events": Resource(GET=events.page, POST=events.create),
+        "/api/events/{id}": Resource(GET=reads.event, PATCH=events.change),
+        "/api/events/{id}/bookings": Resource(GET=events.bookings),
+        "/api/users/{user_id:path}/bookings": Resource(GET=events.bookings_of_user),
         "/health": Resource(GET=health),
         "/ready": Resource(GET=reads.ready),
         "/metrics": Resource(GET=metrics),
@@ -255,7 +334,8 @@ def build(
         # The one hot path is spared the router.
         await (reserve if scope["path"] == _RESERVE else router)(scope, receive, send)
 
-    return Problems(RateLimit(dispatch, engine) if rate_limit else dispatch)
+    app = Problems(RateLimit(dispatch, engine) if rate_limit else dispatch)
+    return RequestLog(app) if log_requests else app
 
 
 def _ok(body: object, *headers: Header) -> Answer:
@@ -264,6 +344,23 @@ def _ok(body: object, *headers: Header) -> Answer:
 
 def _event(event: Event) -> schemas.Event:
     return schemas.Event(event.id, event.name, event.total_seats)
+
+
+def _bookings(page: Page[Booking]) -> Answer:
+    rows = [
+        schemas.ListedBooking(
+            id=each.id,
+            event_id=each.event_id,
+            user_id=each.user_id,
+            created_at=rfc3339(each.created_at_ms),
+            status=_LEDGER_STATUS[each.status],
+            ended_at=None if each.ended_at_ms is None else rfc3339(each.ended_at_ms),
+            reason=each.reason if each.reason in _REASONS else None,
+            event=each.event and _event(each.event),
+        )
+        for each in page.rows
+    ]
+    return _ok(schemas.BookingPage(rows, page.next))
 
 
 def _reserved(request: schemas.ReserveRequest, made: Reservation, *headers: Header) -> Answer:

@@ -5,9 +5,18 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
-from engine.model import MAX_BOOKING_ID, MAX_EVENT_ID, MAX_USER_ID_LENGTH
+from engine.model import (
+    MAX_BOOKING_ID,
+    MAX_EVENT_ID,
+    MAX_NAME_LENGTH,
+    MAX_SEATS,
+    MAX_USER_ID_LENGTH,
+)
+
+# ``$`` also stands before a last line feed, hence the look-ahead.
+_TEXT = r"^[^\u0000-\u001f\u007f-\u009f]+$(?!\n)"
 
 EventId = Annotated[int, Meta(ge=1, le=MAX_EVENT_ID, description="Which event.")]
 BookingId = Annotated[
@@ -19,11 +28,20 @@ UserId = Annotated[
     Meta(
         min_length=1,
         max_length=MAX_USER_ID_LENGTH,
-        # ``$`` also stands before a last line feed, hence the look-ahead.
-        pattern=r"^[^\u0000-\u001f\u007f-\u009f]+$(?!\n)",
+        pattern=_TEXT,
         description="No control characters, no lone surrogates.",
     ),
 ]
+EventName = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=MAX_NAME_LENGTH,
+        pattern=_TEXT,
+        description="No control characters, no lone surrogates.",
+    ),
+]
+Seats = Annotated[int, Meta(ge=0, le=MAX_SEATS, description="How many seats there are in all.")]
 Instant = Annotated[
     str,
     Meta(
@@ -47,6 +65,20 @@ class Event(Struct, frozen=True):
     id: EventId
     name: str
     total_seats: int
+
+
+class NewEvent(Struct, frozen=True, forbid_unknown_fields=True):
+    """An event that is to be."""
+
+    name: EventName
+    total_seats: Seats
+
+
+class EventChange(Struct, frozen=True, forbid_unknown_fields=True):
+    """What is to change of an event; what is left out stays."""
+
+    name: EventName | UnsetType = UNSET
+    total_seats: Seats | UnsetType = UNSET
 
 
 class Reservation(Struct, frozen=True):
@@ -78,6 +110,49 @@ class Availability(Struct, frozen=True):
 
     event: Event
     available_seats: int
+
+
+class ListedEvent(Event, frozen=True):
+    """An event in a list. ``source`` says who was asked for the seats that are left.
+
+    ``redis``: as of the last sale. ``ledger``: what is still on its way is not counted.
+    """
+
+    available_seats: int
+    source: Literal["redis", "ledger"]
+
+
+Cursor = Annotated[
+    str | None,
+    Meta(description="Send it as `after` to get what follows; null at the end."),
+]
+
+
+class EventPage(Struct, frozen=True):
+    """Events in the order of their ids."""
+
+    events: list[ListedEvent]
+    next: Cursor
+
+
+class ListedBooking(Struct, frozen=True, omit_defaults=True):
+    """A booking as the ledger has it. What has no end, reason or event is without it."""
+
+    id: BookingId
+    event_id: EventId
+    user_id: UserId
+    created_at: Instant
+    status: Literal["confirmed", "cancelled", "rejected"]
+    ended_at: Instant | None = None
+    reason: str | None = None
+    event: Event | None = None
+
+
+class BookingPage(Struct, frozen=True):
+    """Bookings of a user, the newest first; or of an event, in the order of users."""
+
+    bookings: list[ListedBooking]
+    next: Cursor
 
 
 class UserStatistics(Struct, frozen=True):
@@ -120,3 +195,5 @@ class Problem(Struct, frozen=True, omit_defaults=True):
 
 reserve_decoder = msgspec.json.Decoder(ReserveRequest)
 """Reads the body of a reserve call."""
+new_event_decoder = msgspec.json.Decoder(NewEvent)
+event_change_decoder = msgspec.json.Decoder(EventChange)

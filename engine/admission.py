@@ -12,6 +12,7 @@ they meet their own booking.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -61,6 +62,7 @@ class _Ask(NamedTuple):
     user_id: str
     fingerprint: str
     answer: asyncio.Future[Decision | None]
+    at_s: float
 
 
 class _Call(NamedTuple):
@@ -108,7 +110,7 @@ class Lane:
         asks = self._asks.get(event_id)
         if asks is None:
             asks = self._asks[event_id] = deque()
-        asks.append(_Ask(user_id, fingerprint, answer))
+        asks.append(_Ask(user_id, fingerprint, answer, time.monotonic()))
         return answer
 
     def cancel(
@@ -195,10 +197,10 @@ class Lane:
 
     def _batch(self, event_id: int, batch: list[_Ask]) -> _Call:
         scripts = self._ready()
-        users, fingerprints, answers = zip(*batch, strict=True)
+        users, fingerprints, answers, arrived_s = zip(*batch, strict=True)
         metrics.BATCH_SIZE.observe(len(batch))
         command = scripts.reserve(event_id, users, fingerprints, bound=self._outbox_bound)
-        return _Call(command, lambda reply: _decide(scripts, reply, answers), answers)
+        return _Call(command, lambda reply: _decide(scripts, reply, answers, arrived_s[0]), answers)
 
     async def _exchange(self, calls: list[_Call]) -> None:
         """One write, and its replies in order."""
@@ -239,9 +241,12 @@ class Lane:
 
 
 def _decide(
-    scripts: Scripts, reply: Any, answers: Sequence[asyncio.Future[Decision | None]]
+    scripts: Scripts,
+    reply: Any,
+    answers: Sequence[asyncio.Future[Decision | None]],
+    since_s: float,
 ) -> None:
-    """Hand each user his part of a batch's reply."""
+    """Hand each user his part of a batch's reply; ``since_s`` is when the first of them came."""
     reply = scripts.checked(reply)
     if isinstance(reply, bytes):
         decision = _whole(reply)
@@ -262,6 +267,7 @@ def _decide(
         words.append(decision.word)
         if not answer.done():
             answer.set_result(decision)
+    metrics.ACCEPT_SECONDS.observe(time.monotonic() - since_s)
     for each, users in Counter(words).items():  # once a batch: a count is a system call
         _COUNT[each].inc(users)
 

@@ -17,6 +17,7 @@ import itertools
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from engine import metrics
 from engine.deadline import Deadline
 from engine.errors import Fault, RedisAway
 from engine.model import Number, Status, Word
@@ -94,6 +95,8 @@ class Waiters:
         self._known_to = to
         for epoch, seq, reason in message.rejected:
             self._rejected[Number(epoch, seq)] = reason
+        if self._samples and self._samples[0][0] <= to:
+            metrics.CONFIRM_SECONDS.observe(self._behind_s(self._loop.time()))
         while self._samples and self._samples[0][0] <= to:
             self._samples.popleft()
         while self._heap and self._heap[0][2].done():

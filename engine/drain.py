@@ -118,8 +118,6 @@ class Drain:
             Halted: too many dead letters.
         """
         read = await self._read(scripts, mark, block_ms)
-        if read:
-            metrics.LAG_SECONDS.labels(self.partition).set(time.time() - read[0].at_ms / 1000)
         for start in range(0, len(read), MAX_ITEMS):
             batch = read[start : start + MAX_ITEMS]
             async for taken in self._take(batch, epoch=scripts.epoch, shift=shift):
@@ -175,7 +173,7 @@ class Drain:
         after, to = Number(epoch, first - 1), batch[-1].number
         with suppress(LedgerRefuses):
             if await self._ledger.take(self.partition, shift, after, to, outcome):
-                metrics.DRAINED.inc(len(batch))
+                _count(batch)
                 return Taken(after, to)
         return None
 
@@ -196,7 +194,7 @@ class Drain:
             ruling = rule(batch, partition=self.partition, seats=seats, held=held)
             given_back = await locked.write(ruling, self.partition)
             await locked.set_mark(self.partition, batch[-1].number)
-        metrics.DRAINED.inc(len(batch))
+        _count(batch)
         for letter in given_back:
             metrics.SETTLED_LETTERS.labels("cancelled").inc()
             log.info("dead_letter_cancelled", partition=self.partition, booking_id=letter)
@@ -322,6 +320,11 @@ class Drain:
             await self._redis.publish(keys.drained(self.partition), _message(taken))
         except REDIS_ERRORS as error:
             raise RedisAway(f"nobody could be told of the drain: {error}") from error
+
+
+def _count(batch: Sequence[Item]) -> None:
+    metrics.DRAINED.inc(len(batch))
+    metrics.DRAIN_ITEMS.observe(len(batch))
 
 
 def _message(taken: Taken) -> bytes:

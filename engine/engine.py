@@ -26,6 +26,7 @@ from engine.errors import (
     RedisAway,
     Unavailable,
 )
+from engine.events import Events
 from engine.hydrate import Hydration
 from engine.ledger import Ledger
 from engine.limiter import Limiter
@@ -97,6 +98,7 @@ class Engine:
         ]
         self._waiters = [Waiters(p, self._fates) for p in range(settings.partitions)]
         self._hydration = Hydration(self._ledger, self._redis)
+        self.events = Events(self._ledger, self._lanes, self._hydration)
         self._recovery = Recovery(self._ledger, settings)
         self._limiter = (
             Limiter(

@@ -28,6 +28,7 @@ from engine.model import (
     Fate,
     Item,
     Number,
+    Place,
     Status,
     UserStatistics,
     booking_id,
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from engine.ruling import Plain, Ruling
 
 SQL: Final = Path(__file__).parent / "sql"
+SESSIONS: Final = 9
+"""A process has at most so many: those of the pool, and the one that listens."""
 ACQUIRE_S: Final = 2.0
 COMMAND_S: Final = 10.0
 LISTEN_CHECK_S: Final = 5.0
@@ -157,6 +160,16 @@ class Ledger:
             raise LedgerBroken(f"the ledger has no partition {partition}")
         return _partition(row)
 
+    async def holders(self) -> dict[int, str]:
+        """Who began each partition's last shift: host and process."""
+        return {row["p"]: row["holder"] for row in await self._fetch("holders")}
+
+    async def most_recoveries(self) -> int:
+        """How often the partition was recovered in the last hour that was recovered most."""
+        (row,) = await self._fetch("most_recoveries")
+        most: int = row["most"]
+        return most
+
     async def mark_reaches(self, partition: int, number: Number) -> None:
         """Wait until the ledger has taken a number; the caller bounds the wait."""
         while (await self.partition(partition)).mark < number:  # noqa: ASYNC110 - in Postgres
@@ -199,6 +212,17 @@ class Ledger:
         row = await self._fetchrow("event", event_id)
         return (Event(row["id"], row["name"], row["total_seats"]), row["booked"]) if row else None
 
+    async def events_after(self, event_id: int, limit: int) -> list[tuple[Event, int]]:
+        """A page of the events in the order of their ids, each with how many seats are booked."""
+        rows = await self._fetch("events_after", event_id, limit)
+        return [(Event(row["id"], row["name"], row["total_seats"]), row["booked"]) for row in rows]
+
+    async def busiest(self, limit: int) -> tuple[list[tuple[Event, int]], int]:
+        """The events with the most bookings, each with how many; and how many events there are."""
+        rows = await self._fetch("busiest_events", limit)
+        found = [(Event(row["id"], row["name"], row["total_seats"]), row["booked"]) for row in rows]
+        return found, rows[0]["total"] if rows else 0
+
     async def event_ids(self) -> list[int]:
         """Every event's id, in order."""
         return [row["id"] for row in await self._fetch("event_ids")]
@@ -227,6 +251,34 @@ class Ledger:
             status,
             row["reason"],
         )
+
+    async def user_bookings(
+        self, user_id: str, after: Place | None, limit: int
+    ) -> list[tuple[Booking, Place]]:
+        """A page of what a user has and had, the newest first, each with its place."""
+        at_us, booking = after or (None, None)
+        rows = await self._fetch("user_bookings", user_id, at_us, booking, limit)
+        return [(_of_user(row, user_id), Place(row["at_us"], row["id"])) for row in rows]
+
+    async def event_bookings(self, event_id: int, user_id: str, limit: int) -> list[Booking]:
+        """A page of an event's bookings after a user, in the order of users."""
+        rows = await self._fetch("event_bookings", event_id, user_id, limit)
+        return [
+            Booking(row["id"], event_id, row["user_id"], _ms(row["created_at"]), Status.CONFIRMED)
+            for row in rows
+        ]
+
+    async def create_events(self, wanted: Sequence[tuple[str, int]]) -> list[Event]:
+        """Make events of these names and seats, all or none; in the same order."""
+        names, seats = zip(*wanted, strict=True)
+        return [Event(*row) for row in await self._fetch("create_events", names, seats)]
+
+    async def change_event(
+        self, event_id: int, name: str | None, total_seats: int | None
+    ) -> tuple[Event, int] | None:
+        """Change an event, or leave it if it is not there, or has more bookings than that."""
+        row = await self._fetchrow("change_event", event_id, name, total_seats)
+        return (Event(row["id"], row["name"], row["total_seats"]), row["booked"]) if row else None
 
     async def fates(self, partition: int, numbers: Collection[Number]) -> dict[Number, Fate]:
         """What became of a partition's numbers; ``confirmed`` also means a cancel was taken."""
@@ -496,6 +548,20 @@ def _partition(row: asyncpg.Record) -> PartitionRow:
         Number(row["mark_epoch"], row["mark_seq"]),
         row["shift"],
         row["stale"],
+    )
+
+
+def _of_user(row: asyncpg.Record, user_id: str) -> Booking:
+    event_id, name, ended_at = row["event_id"] or 0, row["name"], row["ended_at"]
+    return Booking(
+        row["id"],
+        event_id,
+        user_id,
+        _ms(row["created_at"]),
+        Status(row["outcome"]),
+        row["reason"],
+        Event(event_id, name, row["total_seats"]) if name is not None else None,
+        _ms(ended_at) if ended_at else None,
     )
 
 

@@ -8,10 +8,14 @@ here only: Lua prints such numbers wrongly.
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
-from typing import Literal, NamedTuple
+from typing import Generic, Literal, NamedTuple, TypeVar
+from unicodedata import category
 
 import msgspec
+
+T = TypeVar("T")
 
 BY_HAND = 127
 """The partition in the id of a row that a person inserted; its epoch is 0."""
@@ -23,6 +27,8 @@ MAX_EPOCH = 2**14 - 1
 MAX_BOOKING_ID = 2**53 - 1
 MAX_EVENT_ID = 2**31 - 1
 MAX_USER_ID_LENGTH = 255
+MAX_NAME_LENGTH = 255
+MAX_SEATS = 2**31 - 1
 MAX_BATCH = 500
 """Users that one script call takes at most."""
 
@@ -72,6 +78,16 @@ def booking_partition(booking: int) -> int:
     return booking & ((1 << PARTITION_BITS) - 1)
 
 
+def fault_in_event(name: str, total_seats: int) -> str | None:
+    """What is wrong with an event that is to be; None if nothing is."""
+    # Control characters and lone surrogates.
+    if not 0 < len(name) <= MAX_NAME_LENGTH or {*map(category, name)} & {"Cc", "Cs"}:
+        return f"a name is 1 to {MAX_NAME_LENGTH} characters, none of them a control character"
+    if not 0 <= total_seats <= MAX_SEATS:
+        return f"total_seats must be an integer from 0 to {MAX_SEATS}"
+    return None
+
+
 class Word(StrEnum):
     """What the engine answers a caller: two grants, a cancel, and the refusals."""
 
@@ -82,6 +98,7 @@ class Word(StrEnum):
     ALREADY_BOOKED = "already_booked"
     EVENT_NOT_FOUND = "event_not_found"
     BOOKING_NOT_FOUND = "booking_not_found"
+    BELOW_BOOKED = "below_booked"
 
 
 class Status(StrEnum):
@@ -169,6 +186,49 @@ class Booking(NamedTuple):
     status: Status
     reason: str | None = None
     event: Event | None = None
+    ended_at_ms: int | None = None
+
+
+class EventChange(NamedTuple):
+    """The answer to a change of an event: the event as it is now, and how many seats are booked.
+
+    ``refusal`` says why nothing was changed: ``event_not_found`` (then there is no event) or
+    ``below_booked``.
+    """
+
+    event: Event | None
+    booked: int = 0
+    refusal: Word | None = None
+
+
+class Place(NamedTuple):
+    """A booking's place among its user's, newest first: when it was made (Unix µs), and its id."""
+
+    at_us: int
+    booking: int
+
+    def __str__(self) -> str:
+        """As a cursor."""
+        return f"{self.at_us}-{self.booking}"
+
+    @classmethod
+    def parse(cls, text: str) -> Place:
+        """Read a cursor.
+
+        Raises:
+            ValueError: it is none.
+        """
+        match = re.fullmatch(r"(-?[0-9]{1,18})-([1-9][0-9]{0,15})", text)
+        if match is None:
+            raise ValueError(text)
+        return cls(int(match[1]), int(match[2]))
+
+
+class Page(NamedTuple, Generic[T]):
+    """Some of many, in their order; ``next`` is the cursor after them, None at the end."""
+
+    rows: list[T]
+    next: str | None
 
 
 class Availability(NamedTuple):

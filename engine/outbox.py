@@ -107,6 +107,35 @@ class Outbox:
         return Debt(int(seq) - mark.seq, max(0.0, seconds - oldest[0].at_ms / 1000))
 
 
+async def debts(redis: Redis, partitions: int) -> list[Debt]:
+    """What each partition owes, says Redis alone: it may be the ledger that is away.
+
+    Raises:
+        RedisAway: Redis does not answer.
+    """
+    try:
+        async with redis.pipeline(transaction=False) as together:
+            for partition in range(partitions):
+                together.hmget(keys.log(partition), ["epoch", "seq", "acked"])
+            logs = [[int(each or 0) for each in log] for log in await together.execute()]
+            for partition, (epoch, _, acked) in enumerate(logs):
+                together.xrange(keys.outbox(partition), f"({epoch}-{acked}", count=1)
+            together.time()
+            *oldest, (seconds, micros) = await together.execute()
+    except (*REDIS_ERRORS, ValueError) as error:  # a hand may have written anything into the log
+        raise RedisAway(f"the outboxes cannot be read: {error}") from error
+    now_ms = seconds * 1000 + micros // 1000
+    return [_debt(log, entries, now_ms) for log, entries in zip(logs, oldest, strict=True)]
+
+
+def _debt(log: list[int], entries: list[Any], now_ms: int) -> Debt:
+    _, seq, acked = log
+    owed = [item for entry in entries for item in items(*entry) if item.number.seq > acked]
+    if seq <= acked or not owed:
+        return Debt(0, 0.0)
+    return Debt(seq - acked, max(0, now_ms - owed[0].at_ms) / 1000)
+
+
 def _beyond(after: Number, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> list[Item]:
     """The items of entries, without those of the first that are not wanted."""
     return [

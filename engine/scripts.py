@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from redis.exceptions import NoScriptError, OutOfMemoryError
 
-from engine import keys
+from engine import keys, metrics
 from engine.errors import REDIS_ERRORS, Fenced, Overloaded, RedisAway
 from engine.model import MAX_BATCH, Number
 
@@ -220,6 +220,7 @@ class Scripts:
         except NoScriptError as error:
             reply = error
         except REDIS_ERRORS as error:
+            metrics.REDIS_ERRORS.inc()
             raise RedisAway(f"Redis does not answer: {error}") from error
         return self.checked(reply)
 

@@ -221,6 +221,7 @@ class Up:
             "HOST": self._settings.host,
             "PORT": str(self._listener.getsockname()[1]),
             "PROMETHEUS_MULTIPROC_DIR": str(self._fresh_metrics()),
+            "METRICS_PORT": "0",  # the API answers for all
         }
         listen_fd = self._listener.fileno()
         serving = {"API_WORKERS": str(self._settings.api_workers), "LISTEN_FD": str(listen_fd)}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import ResponseError
 
+from engine import metrics
 from engine.errors import REDIS_ERRORS, RedisAway
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class Wire:
             await self.drop()
             raise
         except REDIS_ERRORS as error:
+            metrics.REDIS_ERRORS.inc()
             await self.drop()
             raise RedisAway(f"Redis does not answer: {error!r}") from error
 

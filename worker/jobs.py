@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from engine import metrics
-from engine.errors import LedgerAway, Unavailable
+from engine.errors import LedgerAway, RedisAway, Unavailable
 from engine.log import get_logger
+from engine.outbox import debts
 from engine.reconcile import close_event, reconcile_event
 from engine.tasks import stop
 from worker.drain import Shift
@@ -84,6 +85,18 @@ async def hand_out_shifts(ctx: dict[str, Any]) -> None:
     tick = int(time.time()) // TICK_S
     for partition in range(stores.partitions):
         await ctx["redis"].enqueue_job("shift", partition, _job_id=f"shift:{partition}:{tick}")
+    await measure(stores)
+
+
+async def measure(stores: Stores) -> None:
+    """Note what each partition owes the ledger, and that somebody is there to note it."""
+    metrics.LAST_TICK.set_to_current_time()
+    try:
+        for partition, debt in enumerate(await debts(stores.redis, stores.partitions)):
+            metrics.DEPTH.labels(partition).set(debt.depth)
+            metrics.LAG_SECONDS.labels(partition).set(debt.lag_seconds)
+    except RedisAway as error:
+        log.warning("outboxes_not_measured", reason=str(error))
 
 
 async def shift(ctx: dict[str, Any], partition: int) -> None:

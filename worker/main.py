@@ -20,7 +20,7 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from engine import keys
+from engine import keys, metrics
 from engine.drain import Brake
 from engine.errors import REDIS_ERRORS, Misconfigured, Unavailable
 from engine.log import configure, get_logger
@@ -136,6 +136,8 @@ def main() -> None:
         if sys.argv[1:] == ["--check"]:
             sys.exit(0 if asyncio.run(is_healthy(settings)) else 1)
         configure(settings)
+        if settings.metrics_port:
+            metrics.serve(settings.host, settings.metrics_port)
         uvloop.run(work(settings))
     except Misconfigured as error:
         refuse(error)

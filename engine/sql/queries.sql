@@ -32,6 +32,15 @@ FROM partitions ORDER BY p;
 SELECT p, epoch, state, mark_epoch, mark_seq, shift, changed_at < now() - interval '5 s' AS stale
 FROM partitions WHERE p = $1;
 
+-- name: holders
+SELECT p, holder FROM partitions;
+
+-- name: most_recoveries
+-- The first epoch is no recovery.
+SELECT coalesce(max(count), 0) AS most FROM (
+    SELECT count(*) FROM epochs WHERE epoch > 1 AND opened_at > now() - interval '1 hour' GROUP BY p
+) AS recent;
+
 -- name: lock_partition
 SELECT p, epoch, state, mark_epoch, mark_seq, shift, false AS stale FROM lock_partition($1);
 
@@ -127,6 +136,13 @@ WHERE p = $1 AND epoch = $2;
 -- name: event
 SELECT id, name, total_seats, booked FROM events WHERE id = $1;
 
+-- name: events_after
+SELECT id, name, total_seats, booked FROM events WHERE id > $1 ORDER BY id LIMIT $2;
+
+-- name: busiest_events
+SELECT id, name, total_seats, booked, count(*) OVER () AS total
+FROM events ORDER BY booked DESC, id LIMIT $1;
+
 -- name: event_ids
 SELECT id FROM events ORDER BY id;
 
@@ -134,6 +150,26 @@ SELECT id FROM events ORDER BY id;
 -- The number is text, as Redis has it: see Number.of_booking in engine/model.py.
 SELECT user_id, (id >> 39) || '-' || (id >> 7 & 4294967295) AS number
 FROM bookings WHERE event_id = $1 AND user_id > $2 ORDER BY user_id LIMIT $3;
+
+-- name: event_bookings
+SELECT id, event_id, user_id, created_at FROM bookings
+WHERE event_id = $1 AND user_id > $2 ORDER BY user_id LIMIT $3;
+
+-- name: user_bookings
+-- Instants are also given in microseconds, exact: half of a cursor. Dead letters have no user.
+SELECT b.id, event_id, created_at, ended_at, outcome, reason, name, total_seats,
+    (extract(epoch FROM created_at) * 1000000)::bigint AS at_us
+FROM (
+    SELECT id, event_id, created_at, NULL AS ended_at, 'confirmed' AS outcome, NULL AS reason
+    FROM bookings WHERE user_id = $1
+    UNION ALL
+    SELECT id, event_id, created_at, ended_at, outcome, reason
+    FROM ended_bookings WHERE user_id = $1 AND outcome <> 'dead'
+) AS b
+LEFT JOIN (SELECT id AS event_id, name, total_seats FROM events) AS e USING (event_id)
+WHERE $2::bigint IS NULL
+    OR (created_at, b.id) < ('epoch'::timestamptz + $2 * interval '1 microsecond', $3::bigint)
+ORDER BY created_at DESC, b.id DESC LIMIT $4;
 
 -- name: booking
 SELECT b.id, b.event_id, b.user_id, b.created_at, e.name, e.total_seats
@@ -172,6 +208,20 @@ FROM (
     SELECT false, created_at FROM ended_bookings WHERE user_id = $1 AND outcome = 'cancelled'
 ) AS all_of_them;
 
+-- Events, made and changed on request.
+
+-- name: create_events
+INSERT INTO events (name, total_seats)
+SELECT name, total_seats
+FROM unnest($1::text[], $2::int[]) WITH ORDINALITY AS wanted (name, total_seats, place)
+ORDER BY place
+RETURNING id, name, total_seats;
+
+-- name: change_event
+UPDATE events SET name = coalesce($2, name), total_seats = coalesce($3, total_seats)
+WHERE id = $1 AND coalesce($3, total_seats) >= booked
+RETURNING id, name, total_seats, booked;
+
 -- Reconciliation.
 
 -- name: lock_event
@@ -196,6 +246,27 @@ SELECT p.mark_epoch, p.mark_seq, b.user_id, b.id
 FROM partitions p
 LEFT JOIN bookings b ON b.event_id = $2 AND b.user_id = ANY($3::text[])
 WHERE p.p = $1;
+
+-- The server, for onsale doctor.
+
+-- name: server_settings
+SELECT name, setting FROM pg_settings;
+
+-- name: server_facts
+SELECT extract(epoch FROM clock_timestamp())::float8 AS now_s, pg_is_in_recovery() AS in_recovery,
+    (SELECT count(*) FROM pg_stat_activity
+     WHERE datname IS NOT NULL AND pid <> pg_backend_pid()
+         AND application_name IS DISTINCT FROM 'onsale') AS sessions;
+
+-- name: standbys
+SELECT application_name, sync_state FROM pg_stat_replication;
+
+-- name: vacuum_off
+SELECT relname FROM pg_class
+WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace
+    AND EXISTS (SELECT FROM pg_options_to_table(reloptions)
+                WHERE option_name = 'autovacuum_enabled' AND option_value IN ('false', 'off'))
+ORDER BY relname;
 
 -- Dead letters.
 

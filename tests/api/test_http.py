@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 import pytest
 from httpx2 import ASGITransport, AsyncClient
+from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from api import prefer, routes, schemas
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     OpenEvent = Callable[..., Awaitable[int]]
 
 RESERVE = "/api/bookings/reserve"
+NEW_EVENT = {"name": "Чайка", "total_seats": 1}
 INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 
@@ -47,6 +49,11 @@ class Double:
             return self._outcome
 
         return call
+
+    @property
+    def events(self) -> Double:
+        """Its events, which do the same."""
+        return self
 
 
 def _over(outcome: object) -> AsyncClient:
@@ -282,14 +289,19 @@ class TestFaults:
             ("GET", "/api/bookings/1"),
             ("DELETE", "/api/bookings/1"),
             ("GET", "/api/events/1"),
+            ("GET", "/api/events"),
+            ("POST", "/api/events"),
+            ("PATCH", "/api/events/1"),
+            ("GET", "/api/events/1/bookings"),
+            ("GET", "/api/users/ann/bookings"),
         ],
     )
     @pytest.mark.parametrize("kind", FAULTS)
     async def test_unavailable(self, kind: type[Exception], method: str, path: str) -> None:
         """A store that is away, or a full queue: 503, and when to come again."""
         async with _over(kind("away")) as client:
-            body = {"event_id": 1, "user_id": "ann"} if method == "POST" else None
-            answer = await client.request(method, path, json=body)
+            body = {"event_id": 1, "user_id": "ann"} if path == RESERVE else NEW_EVENT
+            answer = await client.request(method, path, json=None if method == "GET" else body)
         assert answer.status_code == 503
         assert answer.headers["retry-after"] == "1"
         assert answer.json()["code"] == FAULTS[kind]
@@ -301,9 +313,58 @@ class TestFaults:
                 answer = await client.get("/api/events/1")
         assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
         assert "secret" not in answer.text
-        assert [(line["event"], line["path"]) for line in logs] == [
-            ("request_failed", "/api/events/1")
+        (line,) = logs
+        assert (line["event"], line["path"]) == ("request_failed", "/api/events/1")
+        assert answer.headers["x-request-id"] == line["request_id"]
+
+
+class TestRequestId:
+    """X-Request-Id, in and out."""
+
+    async def test_in_and_out(self) -> None:
+        """A caller's id is in his answer, once, and in the lines that his request causes."""
+        headers = {"x-request-id": "r-17"}
+        with capture_logs([merge_contextvars]) as logs:
+            async with _over(ZeroDivisionError()) as client:
+                failed = await client.get("/api/events/1", headers=headers)
+                answered = await client.get("/health", headers=headers)
+        for answer in (failed, answered):
+            assert answer.headers.get_list("x-request-id") == ["r-17"]
+        assert [line["request_id"] for line in logs] == ["r-17"]
+
+    async def test_none(self, client: AsyncClient) -> None:
+        """Who sends none is given none; one that is none of ours is not echoed."""
+        assert "x-request-id" not in (await client.get("/health")).headers
+        for odd in ("", "two words", "x" * 129, "tab\there"):
+            answer = await client.get("/health", headers={"x-request-id": odd})
+            assert (answer.status_code, "x-request-id" in answer.headers) == (200, False)
+
+    async def test_a_line_for_each_request(self, engine: Engine, open_event: OpenEvent) -> None:
+        """Who asks for them is told of each request, with event, user and booking."""
+        app = routes.build(engine, wait_ms=5000, log_requests=True)
+        event_id = await open_event(1)
+        with capture_logs() as logs:
+            async with AsyncClient(transport=ASGITransport(app=app), base_url="http://o") as client:
+                made = (await _reserve(client, event_id, "ann", x_request_id="r1")).json()["id"]
+                await _reserve(client, event_id, "ann")
+                await _reserve(client, event_id, "ben")
+                await client.get(f"/api/bookings/{made}")
+                await client.post(RESERVE, content=b"nonsense")
+        lines = [line for line in logs if line["event"] == "request_answered"]
+        told = [
+            tuple(
+                line.get(k) for k in ("status", "event_id", "user_id", "booking_id", "request_id")
+            )
+            for line in lines
         ]
+        assert told == [
+            (201, event_id, "ann", made, "r1"),
+            (409, event_id, "ann", made, None),
+            (409, event_id, "ben", None, None),
+            (200, event_id, "ann", made, None),
+            (415, None, None, None, None),
+        ]
+        assert {line["log_level"] for line in lines} == {"debug"}
 
 
 class TestEveryAnswer:
@@ -314,13 +375,16 @@ class TestEveryAnswer:
         [
             (RESERVE, "OPTIONS, POST"),
             ("/api/bookings/1", "DELETE, GET, HEAD, OPTIONS"),
-            ("/api/events/1", "GET, HEAD, OPTIONS"),
+            ("/api/events", "GET, HEAD, OPTIONS, POST"),
+            ("/api/events/1", "GET, HEAD, OPTIONS, PATCH"),
+            ("/api/events/1/bookings", "GET, HEAD, OPTIONS"),
+            ("/api/users/ann/bookings", "GET, HEAD, OPTIONS"),
             ("/metrics/ann", "GET, HEAD, OPTIONS"),
         ],
     )
     async def test_allow(self, client: AsyncClient, path: str, allow: str) -> None:
         """405 and OPTIONS say what may be done."""
-        refused = await client.patch(path)
+        refused = await client.put(path)
         asked = await client.options(path)
         assert (refused.status_code, refused.headers["allow"]) == (405, allow)
         assert (asked.status_code, asked.headers["allow"], asked.content) == (204, allow, b"")

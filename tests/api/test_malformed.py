@@ -235,6 +235,47 @@ CALLS: dict[str, tuple[int, str, str]] = {
     "event 0": (400, "GET", "/api/events/0"),
     "event 2**31": (400, "GET", f"/api/events/{2**31}"),
     "event 1;DROP": (400, "GET", "/api/events/1;DROP TABLE events"),
+    "list of 0": (400, "GET", "/api/events?limit=0"),
+    "list of -1": (400, "GET", "/api/events?limit=-1"),
+    "list of 101": (400, "GET", "/api/events?limit=101"),
+    "list of 1000": (400, "GET", "/api/events?limit=1000"),
+    "list of 1.5": (400, "GET", "/api/events?limit=1.5"),
+    "list of +1": (400, "GET", "/api/events?limit=%2B1"),
+    "list of a space": (400, "GET", "/api/events?limit=1%20"),
+    "list of ten": (400, "GET", "/api/events?limit=ten"),
+    "list of Arabic digits": (400, "GET", "/api/events?limit=%D9%A1"),
+    "list of nothing": (400, "GET", "/api/events?limit="),
+    "list without a value": (400, "GET", "/api/events?limit"),
+    "list of two limits": (400, "GET", "/api/events?limit=1&limit=1"),
+    "list of two cursors": (400, "GET", "/api/events?after=1&after=2"),
+    "list with an unknown parameter": (400, "GET", "/api/events?sort=name"),
+    "list with a long unknown name": (400, "GET", "/api/events?" + "x" * 4000 + "=1"),
+    "list with an upper-case name": (400, "GET", "/api/events?LIMIT=1"),
+    "list with an empty name": (400, "GET", "/api/events?=1"),
+    "list with a lone ampersand": (400, "GET", "/api/events?&"),
+    "list with a name not UTF-8": (400, "GET", "/api/events?%FF=1"),
+    "list with a value not UTF-8": (400, "GET", "/api/events?limit=%FF"),
+    "events after nothing": (400, "GET", "/api/events?after="),
+    "events after 00": (400, "GET", "/api/events?after=00"),
+    "events after -1": (400, "GET", "/api/events?after=-1"),
+    "events after 2**31": (400, "GET", f"/api/events?after={2**31}"),
+    "events after abc": (400, "GET", "/api/events?after=abc"),
+    "bookings of event 0": (400, "GET", "/api/events/0/bookings"),
+    "bookings of event abc": (400, "GET", "/api/events/abc/bookings"),
+    "bookings after nobody": (400, "GET", "/api/events/1/bookings?after="),
+    "bookings after a NUL": (400, "GET", "/api/events/1/bookings?after=%00"),
+    "bookings after 256": (400, "GET", "/api/events/1/bookings?after=" + "u" * 256),
+    "bookings with a user": (400, "GET", "/api/events/1/bookings?user=ann"),
+    "bookings of nobody": (400, "GET", "/api/users//bookings"),
+    "bookings of a NUL": (400, "GET", "/api/users/%00/bookings"),
+    "bookings of a user not UTF-8": (400, "GET", "/api/users/%FF/bookings"),
+    "bookings of a user of 256": (400, "GET", f"/api/users/{'u' * 256}/bookings"),
+    "user's bookings after 1": (400, "GET", "/api/users/u/bookings?after=1"),
+    "user's bookings after 1-0": (400, "GET", "/api/users/u/bookings?after=1-0"),
+    "user's bookings after 10**18": (400, "GET", f"/api/users/u/bookings?after={10**18}-1"),
+    "user's bookings after booking 10**16": (400, "GET", f"/api/users/u/bookings?after=1-{10**16}"),
+    "change no event": (400, "PATCH", "/api/events/0"),
+    "make an event of nothing": (415, "POST", "/api/events"),
     "user empty": (400, "GET", "/metrics/"),
     "user NUL": (400, "GET", "/metrics/%00"),
     "user with a line feed": (400, "GET", "/metrics/u%0A"),
@@ -255,6 +296,9 @@ CALLS: dict[str, tuple[int, str, str]] = {
     "post a booking": (405, "POST", "/api/bookings/1"),
     "patch a booking": (405, "PATCH", "/api/bookings/1"),
     "delete an event": (405, "DELETE", "/api/events/1"),
+    "delete all events": (405, "DELETE", "/api/events"),
+    "post a user's booking": (405, "POST", "/api/users/u/bookings"),
+    "a user": (404, "GET", "/api/users/u"),
     "trace": (405, "TRACE", "/health"),
     "post health": (405, "POST", "/health"),
 }
@@ -323,6 +367,87 @@ async def test_malformed_body(
     answer = await client.post(RESERVE, content=body, headers=JSON)
     _assert_problem(answer, 413 if len(body) > 4096 else 400)
     assert await stores_digest() == before
+
+
+EVENTS: dict[str, bytes] = {
+    "empty": b"",
+    "text": b"Opening night",
+    "an array": b'["e",1]',
+    "another's fields": b'{"event_id":1,"user_id":"u"}',
+    "an unknown field": b'{"name":"e","total_seats":1,"price":1}',
+    "name twice": b'{"name":"e","name":"e","total_seats":1}',
+    "seats twice": b'{"name":"e","total_seats":1,"total_seats":2}',
+    "name null": b'{"name":null,"total_seats":1}',
+    "name a number": b'{"name":1,"total_seats":1}',
+    "name empty": b'{"name":"","total_seats":1}',
+    "name of 256": b'{"name":"' + b"e" * 256 + b'","total_seats":1}',
+    "name with a NUL": b'{"name":"e\\u0000","total_seats":1}',
+    "name with a line feed": b'{"name":"e\\n","total_seats":1}',
+    "name with a lone surrogate": b'{"name":"\\ud800","total_seats":1}',
+    "name not UTF-8": b'{"name":"\xff","total_seats":1}',
+    "seats null": b'{"name":"e","total_seats":null}',
+    "seats true": b'{"name":"e","total_seats":true}',
+    "seats a string": b'{"name":"e","total_seats":"1"}',
+    "seats -1": b'{"name":"e","total_seats":-1}',
+    "seats 1.5": b'{"name":"e","total_seats":1.5}',
+    "seats 2**31": b'{"name":"e","total_seats":2147483648}',
+    "over 4,096 bytes": b'{"name":"e","total_seats":1}'.ljust(4097),
+}
+
+
+@pytest.mark.parametrize("call", ["make", "change"])
+@pytest.mark.parametrize("kind", EVENTS)
+async def test_malformed_event(
+    kind: str, call: str, client: AsyncClient, open_event: OpenEvent, stores_digest: Digest
+) -> None:
+    """What is no event, and no change of one: 4xx, with the reason, and nothing changes."""
+    event_id = await open_event(10)
+    before = await stores_digest()
+    method, path = ("POST", "") if call == "make" else ("PATCH", f"/{event_id}")
+    body = EVENTS[kind]
+    answer = await client.request(method, f"/api/events{path}", content=body, headers=JSON)
+    _assert_problem(answer, 413 if len(body) > 4096 else 400)
+    assert await stores_digest() == before
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "reason"),
+    [
+        ("POST", b'{"name":"e"}', "`total_seats`"),
+        ("POST", b'{"total_seats":1}', "`name`"),
+        ("PATCH", b"{}", "`name`, `total_seats` or both"),
+        ("PATCH", EVENTS["name with a NUL"], "`name` must not hold control characters"),
+        ("POST", EVENTS["seats -1"], "`$.total_seats`"),
+        ("POST", EVENTS["name with a lone surrogate"], "lone surrogate"),
+    ],
+)
+async def test_reason_of_an_event(
+    method: str, body: bytes, reason: str, client: AsyncClient, open_event: OpenEvent
+) -> None:
+    """The detail names the field."""
+    path = "/api/events" if method == "POST" else f"/api/events/{await open_event(1)}"
+    answer = await client.request(method, path, content=body, headers=JSON)
+    assert answer.json()["code"] == "invalid_body"
+    assert reason in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("list of 101", "`limit` must be an integer from 1 to 100"),
+        ("list with an unknown parameter", "`sort` is no parameter"),
+        ("list of two cursors", "`after` is there more than once"),
+        ("events after abc", "`after` must be the `next`"),
+        ("user's bookings after 1", "`after` must be the `next`"),
+        ("list with a name not UTF-8", "UTF-8"),
+    ],
+)
+async def test_reason_of_a_query(kind: str, reason: str, client: AsyncClient) -> None:
+    """The detail names the parameter."""
+    _, method, path = CALLS[kind]
+    answer = await client.request(method, path)
+    assert answer.json()["code"] == "invalid_query"
+    assert reason in answer.json()["detail"]
 
 
 REASONS: dict[str, str] = {

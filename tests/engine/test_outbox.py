@@ -13,11 +13,11 @@ from redis.asyncio import Connection
 from engine import keys
 from engine.errors import RedisAway
 from engine.model import Item, Number
-from engine.outbox import Outbox, items
+from engine.outbox import Debt, Outbox, debts, items
 from tests.engine.test_drain import POISON, TAKEN_ANYHOW
 
 if TYPE_CHECKING:
-    from tests.engine.house import Shop
+    from tests.engine.house import House, Shop
 
 
 def _bytes(fields: dict[str, str | bytes]) -> dict[bytes, bytes]:
@@ -159,3 +159,25 @@ async def test_connection_that_the_loop_has_closed(
         await Outbox(shop.redis, 1).read(Number(1, 0), count=1)
     with pytest.raises(RedisAway):
         await shop.scripts.call(shop.redis, shop.scripts.close(1))
+
+
+async def test_debts_without_the_ledger(shop: Shop, house: House) -> None:
+    """What each partition owes is known from Redis alone; what is drained is not owed."""
+    event_id = await shop.open_event(9, "ann")
+    everywhere = house.settings.partitions
+    assert (await debts(house.redis, everywhere))[shop.partition] == Debt(0, 0.0)
+    await shop.reserve(event_id, "bob", "cat")
+    await shop.reserve(event_id, "dan")
+    owed = (await debts(house.redis, everywhere))[shop.partition]
+    assert owed.depth == 3
+    assert 0 <= owed.lag_seconds < 60
+    await shop.drain()
+    assert (await debts(house.redis, everywhere))[shop.partition] == Debt(0, 0.0)
+
+
+async def test_debts_of_what_a_hand_wrote(shop: Shop, house: House) -> None:
+    """A log that is none is a fault, not a defect."""
+    await house.redis.hset(keys.log(shop.partition), "acked", "many")
+    with pytest.raises(RedisAway):
+        await debts(house.redis, house.settings.partitions)
+    await house.redis.hset(keys.log(shop.partition), "acked", 0)

@@ -207,7 +207,7 @@ def test_docs_name_every_code_metric_and_log_event() -> None:
     code = "\n".join(
         path.read_text(encoding="utf-8")
         for package in ("engine", "api", "worker")
-        for path in (ROOT / package).glob("*.py")
+        for path in (ROOT / package).rglob("*.py")
     )
     http = (ROOT / "docs/http.md").read_text(encoding="utf-8")
     operating = (ROOT / "docs/operating.md").read_text(encoding="utf-8")

@@ -25,7 +25,7 @@ MAY_READ_THE_ENVIRONMENT = {
     "engine/embedded.py",  # passes its own on to the servers it starts
     "engine/up.py",  # passes its own on to the programs it starts
     "api/__main__.py",  # LISTEN_FD: handed over by whoever started this process
-    "api/routes.py",  # PROMETHEUS_MULTIPROC_DIR: read by prometheus_client itself
+    "engine/metrics.py",  # PROMETHEUS_MULTIPROC_DIR: read by prometheus_client itself
 }
 
 MAY_SLEEP = {

@@ -17,7 +17,7 @@ from engine.drain import Brake
 from tests import world
 from tests.engine.house import Shop
 from worker import drain, jobs
-from worker.jobs import Hands, hand_out_shifts, reconcile_all, shift
+from worker.jobs import Hands, hand_out_shifts, measure, reconcile_all, shift
 from worker.main import WorkerSettings, arq_redis, serialize
 
 if TYPE_CHECKING:
@@ -61,6 +61,20 @@ async def test_waiting_dead_letters_are_counted(own_house: House) -> None:
             await own_house.sql(statement)
             await hand_out_shifts({"stores": own_house.stores, "redis": queue})
             assert REGISTRY.get_sample_value("onsale_dead_letters_waiting") == waiting
+
+
+async def test_outboxes_are_measured(own_house: House) -> None:
+    """At each tick: how deep and how late each partition is, and that somebody was there."""
+    shop = await Shop(own_house, 1).open()
+    await shop.reserve(await shop.open_event(5), "ann", "bob")
+    await measure(own_house.stores)
+    value = REGISTRY.get_sample_value
+    assert value("onsale_outbox_depth", {"partition": "1"}) == 2
+    assert (value("onsale_outbox_lag_seconds", {"partition": "1"}) or 0) >= 0
+    assert time.time() - (value("onsale_last_tick_timestamp_seconds") or 0) < world.BOUND_S
+    await shop.drain()
+    await measure(own_house.stores)
+    assert value("onsale_outbox_depth", {"partition": "1"}) == 0
 
 
 async def test_jobs_are_json(own_house: House) -> None:

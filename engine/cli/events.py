@@ -1,0 +1,199 @@
+"""``onsale events …``: events listed, made and changed."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import re
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from engine.cli.base import (
+    DATA,
+    FOUND,
+    MOST,
+    After,
+    AsJson,
+    DataFolder,
+    Limit,
+    engine_of,
+    group,
+    print_facts,
+    print_json,
+    print_more,
+    print_table,
+    refuse,
+)
+from engine.model import MAX_EVENT_ID, MAX_SEATS, fault_in_event
+
+if TYPE_CHECKING:
+    from engine.model import Availability, Event, EventChange, Page
+
+HEADER: Final = ["name", "total_seats"]
+_SEATS: Final = re.compile(r"[0-9]{1,10}")
+
+EventId = Annotated[int, typer.Argument(metavar="ID", min=1, max=MAX_EVENT_ID)]
+Seats = Annotated[int, typer.Argument(metavar="SEATS", min=0, max=MAX_SEATS)]
+
+app = group("List events, make them, and change how many seats they have.")
+
+
+@app.command("list")
+def list_events(
+    *,
+    limit: Limit = 100,
+    after: After = "",
+    as_json: AsJson = False,
+    data: DataFolder = DATA,
+) -> None:
+    """List events with the seats that are left, in the order of their ids.
+
+    Exits with 0, also if there are none; 2: could not run.
+    """
+    if not re.fullmatch(r"[0-9]{0,10}", after):
+        raise typer.BadParameter("--after takes the id of an event")
+
+    async def page() -> Page[Availability]:
+        async with engine_of(data) as engine:
+            return await engine.events.page(after=int(after or 0), limit=limit)
+
+    found = asyncio.run(page())
+    rows = [_facts(each) for each in found.rows]
+    if as_json:
+        print_json({"events": rows, "next": found.next})
+    else:
+        names = ("id", "name", "seats", "left", "source")
+        print_table(names, [list(row.values()) for row in rows], long=("name",))
+        print_more(found.next)
+
+
+@app.command()
+def show(event_id: EventId, *, as_json: AsJson = False, data: DataFolder = DATA) -> None:
+    """Print one event with the seats that are left.
+
+    Exits with 0; 2: there is no such event, or could not run.
+    """
+
+    async def one() -> Availability | None:
+        async with engine_of(data) as engine:
+            return await engine.events.one(event_id)
+
+    found = asyncio.run(one())
+    if found is None:
+        raise refuse(f"there is no event {event_id}")
+    (print_json if as_json else print_facts)(_facts(found))
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    seats: Seats,
+    *,
+    as_json: AsJson = False,
+    data: DataFolder = DATA,
+) -> None:
+    """Make an event; it can be booked at once.
+
+    Exits with 0; 2: could not run.
+    """
+    if fault := fault_in_event(name, seats):
+        raise typer.BadParameter(fault)
+    (made,) = asyncio.run(_create(data, [(name, seats)]))
+    (print_json if as_json else print_facts)(made._asdict())
+
+
+@app.command("set-seats")
+def set_seats(
+    event_id: EventId, seats: Seats, *, as_json: AsJson = False, data: DataFolder = DATA
+) -> None:
+    """Change how many seats an event has; never below what is booked.
+
+    Exits with 0; 1: it has more bookings than that; 2: there is no such event, or could not run.
+    """
+
+    async def change() -> EventChange:
+        async with engine_of(data) as engine:
+            return await engine.events.change(event_id, total_seats=seats)
+
+    changed = asyncio.run(change())
+    if changed.event is None:
+        raise refuse(f"there is no event {event_id}")
+    if changed.refusal:
+        typer.echo(f"onsale: the ledger has {changed.booked} bookings of it", err=True)
+        raise typer.Exit(FOUND)
+    (print_json if as_json else print_facts)(changed.event._asdict())
+
+
+@app.command("import")
+def import_events(
+    file: Annotated[Path, typer.Argument(metavar="FILE.csv", exists=True, dir_okay=False)],
+    *,
+    as_json: AsJson = False,
+    data: DataFolder = DATA,
+) -> None:
+    """Make the events of a file: all of them, or none.
+
+    It is CSV in UTF-8, at most 10,000 events, under the header `name,total_seats`.
+
+    Exits with 0; 2: lines that cannot be read, which are named, or could not run.
+    """
+    wanted, faults = read(file)
+    if faults:
+        raise refuse(*(f"{file}:{fault}" for fault in faults))
+    made = asyncio.run(_create(data, wanted)) if wanted else []
+    if as_json:
+        print_json({"events": [each._asdict() for each in made]})
+    else:
+        print_table(("id", "name", "seats"), made, long=("name",))
+
+
+def read(file: Path) -> tuple[list[tuple[str, int]], list[str]]:
+    """The events of a file; and what is wrong with it, each fault with its line in front."""
+    content = file.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        return [], [f"{line}: not UTF-8"]
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    wanted: list[tuple[str, int]] = []
+    faults: list[str] = []
+    try:
+        if next(reader, []) != HEADER:
+            return [], [f"1: the header must be {','.join(HEADER)}"]
+        for row in filter(None, reader):
+            if fault := _fault(row):
+                faults.append(f"{reader.line_num}: {fault}")
+            elif len(wanted) == MOST:
+                return [], [f"{reader.line_num}: more than {MOST} events"]
+            else:
+                wanted.append((row[0], int(row[1])))
+    except csv.Error as error:
+        faults.append(f"{reader.line_num}: {error}")
+    return wanted, faults
+
+
+def _fault(row: list[str]) -> str | None:
+    """What is wrong with a row."""
+    if len(row) != len(HEADER):
+        return f"{len(row)} fields, not {len(HEADER)}"
+    if not _SEATS.fullmatch(row[1]):
+        return f"total_seats must be an integer from 0 to {MAX_SEATS}"
+    return fault_in_event(row[0], int(row[1]))
+
+
+async def _create(data: Path, wanted: list[tuple[str, int]]) -> list[Event]:
+    async with engine_of(data) as engine:
+        return await engine.events.create(*wanted)
+
+
+def _facts(found: Availability) -> dict[str, Any]:
+    """An event's columns by name, as HTTP has them."""
+    return {
+        **found.event._asdict(),
+        "available_seats": found.available_seats,
+        "source": found.source,
+    }
