@@ -38,7 +38,8 @@ class RateLimit:
 class Problems:
     """Answers what ``app`` raises.
 
-    Endpoints send their answer as their last act, so nothing has been sent yet when one raises.
+    Endpoints send their answer as their last act, so nothing has been sent yet when one raises; a
+    stream, which sends for long, raises nothing.
     """
 
     def __init__(self, app: ASGIApp) -> None:

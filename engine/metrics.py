@@ -22,6 +22,9 @@ WAITING_LETTERS = Gauge(
 RECOVERIES = Counter("onsale_recoveries", "Epochs opened.")
 HYDRATIONS = Counter("onsale_hydrations", "Events loaded from the ledger.")
 DRIFT = Counter("onsale_drift", "Differences between Redis and the ledger, by kind.", ["kind"])
+WATCHERS = Gauge(
+    "onsale_watchers", "Listeners to the streams of events.", multiprocess_mode="livesum"
+)
 LAG_SECONDS = Gauge(
     "onsale_outbox_lag_seconds",
     "Age of the oldest entry in the last batch drained.",
