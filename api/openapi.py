@@ -101,7 +101,7 @@ _PREFER: Json = {
         f"up to {MAX_WAIT_SECONDS} (RFC 7240)."
     ),
     "schema": {"type": "string"},
-    "examples": {"now": {"value": "respond-async"}, "patient": {"value": "wait=5"}},
+    "examples": {"patient": {"value": "wait=5"}, "now": {"value": "respond-async"}},
 }
 _IDEMPOTENCY_KEY: Json = {
     "name": "Idempotency-Key",
@@ -301,9 +301,10 @@ def page() -> Page:
     from offapi import OpenAPITemplate  # noqa: PLC0415  nine megabytes that only this page needs
 
     html: str = OpenAPITemplate.SWAGGER.value.format(spec_url="/openapi.json")
-    # Else Swagger UI shows the description to a validator of its own, on an outside host.
+    # The bar at the top has a style inside. And Swagger UI shows the description to a validator of
+    # its own, on an outside host, unless there is none.
     layout = 'layout: "StandaloneLayout",'
-    html = html.replace(layout, f"{layout} validatorUrl: null,")
+    html = html.replace(layout, 'layout: "BaseLayout", validatorUrl: null,')
     scripts, styles = _INSIDE["script"].findall(html), _INSIDE["style"].findall(html)
     html = _INSIDE["script"].sub("", html)
     html = _INSIDE["style"].sub('<link rel="stylesheet" href="/docs.css" />', html, count=1)

@@ -299,6 +299,7 @@ function show() {
   const name = at("name");
   name.textContent = latest ? latest.event.name : text("noEvent");
   at("left").textContent = latest ? number(latest.available_seats) : "–";
+  at("left").toggleAttribute("data-long", at("left").textContent.length > 7);
   at("left-of").textContent = latest ? text("seatsOf", number(latest.event.total_seats)) : "";
   document.title = latest ? `${number(latest.available_seats)} · ${latest.event.name}` : "onsale live";
   document.querySelector(".hero").toggleAttribute("data-sold-out", latest?.available_seats <= 0);
