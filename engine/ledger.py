@@ -271,6 +271,11 @@ class Ledger:
         async with self.connection() as connection:
             return await _count(connection, event_id)
 
+    async def create_events(self, wanted: Sequence[tuple[str, int]]) -> list[Event]:
+        """Make events of these names and seats, all or none; in the same order."""
+        names, seats = zip(*wanted, strict=True)
+        return [Event(*row) for row in await self._fetch("create_events", names, seats)]
+
     async def mend_count(self, event_id: int) -> tuple[int, int]:
         """Correct an event's count by as much as it is off; what it was, and how many rows it has.
 

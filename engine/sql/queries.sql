@@ -172,6 +172,15 @@ FROM (
     SELECT false, created_at FROM ended_bookings WHERE user_id = $1 AND outcome = 'cancelled'
 ) AS all_of_them;
 
+-- Events, made and changed on request.
+
+-- name: create_events
+INSERT INTO events (name, total_seats)
+SELECT name, total_seats
+FROM unnest($1::text[], $2::int[]) WITH ORDINALITY AS wanted (name, total_seats, place)
+ORDER BY place
+RETURNING id, name, total_seats;
+
 -- Reconciliation.
 
 -- name: lock_event
