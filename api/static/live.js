@@ -371,7 +371,7 @@ function points(plot, from, to) {
 function ceiling(value, least) {
   const wanted = Math.max(value, least);
   const power = 10 ** Math.floor(Math.log10(wanted));
-  return [1, 2, 5, 10].map((each) => each * power).find((each) => each >= wanted);
+  return [1, 1.5, 2, 3, 5, 10].map((each) => each * power).find((each) => each >= wanted);
 }
 
 function draw(name, now, styles) {
@@ -473,10 +473,11 @@ function mark(input, isGood) {
   return isGood;
 }
 
-async function ask(path, options) {
+async function ask(path, options = {}) {
   const begun = performance.now();
+  const headers = { ...options.headers, "Accept-Language": language };
   try {
-    const answered = await fetch(path, options);
+    const answered = await fetch(path, { ...options, headers });
     const body = await answered.json();
     return { status: answered.status, body, ms: number(performance.now() - begun, 1) };
   } catch {
