@@ -8,6 +8,7 @@ const RATE_MS = 2_000;
 const STEP_MS = 500;
 const AGAIN_MS = 3_000;
 const SAY_MS = 15_000;
+const MOST_PAGES = 5;
 
 const TEXTS = {
   en: {
@@ -516,12 +517,17 @@ async function cancel() {
 // The list of events
 
 async function list() {
-  const found = await ask("api/events?limit=100");
-  if (!found || found.status !== 200 || !found.body.events.length) return;
-  at("list").replaceChildren(
-    new Option(text("choose"), ""),
-    ...found.body.events.map((each) => new Option(`${each.id} · ${each.name}`, each.id)),
-  );
+  const options = [];
+  for (let page = 0, after = ""; page < MOST_PAGES; page += 1) {
+    const found = await ask(`api/events?limit=100${after}`);
+    if (!found || found.status !== 200) break;
+    const { events, next } = found.body;
+    options.push(...events.map((each) => new Option(`${each.id} · ${each.name}`, each.id)));
+    if (!next) break;
+    after = `&after=${encodeURIComponent(next)}`;
+  }
+  if (!options.length) return;
+  at("list").replaceChildren(new Option(text("choose"), ""), ...options);
   at("list").value = eventId || "";
   if (at("list").selectedIndex < 0) at("list").selectedIndex = 0;
   at("list-field").hidden = false;
