@@ -5,7 +5,7 @@ PYTHON ?= python3
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test check drill bench fmt clean
+.PHONY: help install up test browser check drill bench fmt clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +23,10 @@ up: install  ## run the whole engine here; options: make up ARGS="--port 9000"
 
 test: install  ## run the tests against real servers; options: make test ARGS="-k cancel"
 	.venv/bin/python -m pytest $(ARGS)
+
+browser: install  ## run the pages' tests in the system's Chromium; options: make browser ARGS="-k phone"
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,browser]'
+	.venv/bin/python -m pytest tests/browser $(ARGS)
 
 check: install  ## lint, format, types, import directions
 	.venv/bin/python -m ruff check .

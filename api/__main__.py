@@ -18,6 +18,7 @@ from engine.settings import Settings
 
 USAGE_ERROR = 2
 BACKLOG = 4096
+DROPPED_AFTER_MS = 30_000
 
 
 def main() -> None:
@@ -35,6 +36,7 @@ def main() -> None:
         listener = adopt(handed_over) if handed_over else listen(settings)
     except (OSError, ValueError, OverflowError) as error:
         refuse(f"cannot listen on {address}: {error}")
+    drop_the_deaf(listener)
     configure(settings)
     get_logger(__name__).info("listening", address=address, processes=settings.api_workers)
     config = Config(
@@ -92,6 +94,16 @@ def listen(settings: Settings) -> socket.socket:
     listener.bind((settings.host, settings.port))
     listener.listen(BACKLOG)
     return listener
+
+
+def drop_the_deaf(listener: socket.socket) -> None:
+    """Have the kernel close a connection whose other end takes nothing for so long (Linux).
+
+    Only the kernel can: whoever does not read his stream is sent no more, and a server that closes
+    such a connection waits until he has read the rest.
+    """
+    if sys.platform == "linux":
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DROPPED_AFTER_MS)
 
 
 def refuse(reason: str) -> NoReturn:

@@ -48,7 +48,8 @@ class RateLimit:
 class Problems:
     """Answers what ``app`` raises.
 
-    Endpoints send their answer as their last act, so nothing has been sent yet when one raises.
+    Endpoints send their answer as their last act, so nothing has been sent yet when one raises; a
+    stream, which sends for long, raises nothing.
 
     A caller's ``X-Request-Id`` is in his answer and in every line that is written for his request.
     Who sends none is not given one, unless his request fails: ids are not free.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -27,11 +28,18 @@ _TYPES = (
     schemas.EventChange,
     schemas.ListedBooking,
     schemas.BookingPage,
+    schemas.Watched,
+    schemas.Unwatched,
     schemas.UserStatistics,
     schemas.Health,
     schemas.Readiness,
     schemas.Problem,
 )
+_INSIDE = {
+    # An element begins its line, which what looks like one within a script does not.
+    tag: re.compile(rf"^ *<{tag}>(.*?)</{tag}>$", re.DOTALL | re.MULTILINE)
+    for tag in ("script", "style")
+}
 _ALWAYS = ("internal_error",)
 _BAD_BODY = (
     "invalid_body",
@@ -110,7 +118,7 @@ _PREFER: Json = {
         f"up to {MAX_WAIT_SECONDS} (RFC 7240)."
     ),
     "schema": {"type": "string"},
-    "examples": {"now": {"value": "respond-async"}, "patient": {"value": "wait=5"}},
+    "examples": {"patient": {"value": "wait=5"}, "now": {"value": "respond-async"}},
 }
 _IDEMPOTENCY_KEY: Json = {
     "name": "Idempotency-Key",
@@ -249,6 +257,34 @@ def _read_paths() -> Json:
         },
         _in_path("id", schemas.EventId),
     )
+    last_id = {
+        "name": "Last-Event-ID",
+        "in": "header",
+        "description": "The `id` of the last message that was read: what came since is sent again.",
+        "schema": {"type": "string", "pattern": "^[0-9]{1,15}$"},
+    }
+    stream = _call(
+        "watch",
+        "Watch an event while it sells",
+        {
+            "200": {
+                "description": (
+                    "Server-sent events, at most ten a second, each only when something has "
+                    "changed. `availability`, or `sold_out` while no seat is left, with `Watched` "
+                    "as its data; `unavailable`, with `Unwatched`. A comment is a sign of life."
+                ),
+                "content": {
+                    "text/event-stream": {
+                        "schema": {"type": "string"},
+                        "x-data": {"oneOf": [_ref(schemas.Watched), _ref(schemas.Unwatched)]},
+                    }
+                },
+            },
+            **_problems("invalid_id", "event_not_found", "rate_limited", *_AWAY),
+        },
+        _in_path("id", schemas.EventId),
+        last_id,
+    )
     statistics = _call(
         "statistics",
         "What a user has booked",
@@ -260,6 +296,7 @@ def _read_paths() -> Json:
     )
     return {
         "/api/events/{id}": {"get": event},
+        "/api/events/{id}/stream": {"get": stream},
         "/metrics/{user_id}": {"get": statistics},
     }
 
@@ -341,12 +378,14 @@ def _operating_paths() -> Json:
     metrics = {"200": _text("Metrics in the Prometheus text format.", "text/plain")}
     description = {"200": _text("This description.", "application/json")}
     docs = {"200": _text("This description, to read and to try.", "text/html")}
+    live = {"200": _text("A page that shows an event while it sells.", "text/html")}
     return {
         "/health": {"get": _call("health", "Whether the process answers", health)},
         "/ready": {"get": _call("ready", "Whether every part works", ready)},
         "/metrics": {"get": _call("metrics", "Metrics for Prometheus", metrics)},
         "/openapi.json": {"get": _call("openapi", "This API in OpenAPI 3.1", description)},
         "/docs": {"get": _call("docs", "This API to read and to try", docs)},
+        "/live": {"get": _call("live", "An event while it sells, in a browser", live)},
     }
 
 
@@ -381,12 +420,30 @@ def document() -> bytes:
     )
 
 
+class Page(NamedTuple):
+    """A page, with its script and its style in files of their own."""
+
+    html: bytes
+    script: bytes
+    style: bytes
+
+
 @lru_cache(maxsize=1)
-def page() -> bytes:
-    """Swagger UI with all its parts inside, on ``/openapi.json``."""
+def page() -> Page:
+    """Swagger UI with all its parts, on ``/openapi.json``.
+
+    The package has one page with everything inside; a browser that is told to run no such script
+    must get the parts one by one.
+    """
     from offapi import OpenAPITemplate  # noqa: PLC0415  nine megabytes that only this page needs
 
     html: str = OpenAPITemplate.SWAGGER.value.format(spec_url="/openapi.json")
-    # Else Swagger UI shows the description to a validator of its own, on an outside host.
+    # The bar at the top has a style inside. And Swagger UI shows the description to a validator of
+    # its own, on an outside host, unless there is none.
     layout = 'layout: "StandaloneLayout",'
-    return html.replace(layout, f"{layout} validatorUrl: null,").encode()
+    html = html.replace(layout, 'layout: "BaseLayout", validatorUrl: null,')
+    scripts, styles = _INSIDE["script"].findall(html), _INSIDE["style"].findall(html)
+    html = _INSIDE["script"].sub("", html)
+    html = _INSIDE["style"].sub('<link rel="stylesheet" href="/docs.css" />', html, count=1)
+    html = html.replace("</body>", '<script src="/docs.js"></script>\n  </body>')
+    return Page(html.encode(), ";\n".join(scripts).encode(), "\n".join(styles).encode())

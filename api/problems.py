@@ -224,6 +224,12 @@ FAULTS: dict[type[Fault], str] = {
 }
 
 
+def code_of(error: Fault) -> str:
+    """What a fault is called."""
+    found = (code for kind, code in FAULTS.items() if isinstance(error, kind))
+    return next(found, "internal_error")
+
+
 def fault(error: Fault) -> Answer:
     """The answer when something the engine needs is away, or at its bound."""
-    return next(BARE[code] for kind, code in FAULTS.items() if isinstance(error, kind))
+    return BARE[code_of(error)]

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from api import openapi, prefer, schemas
 from api.answers import Answer, Header, answer, encode, location, rfc3339
 from api.middleware import Problems, RateLimit, RequestLog
+from api.pages import page
 from api.problems import BARE, already_booked, problem
 from api.requests import (
     check_media,
@@ -32,6 +33,7 @@ from api.requests import (
     read_body,
     user_id_of,
 )
+from api.stream import Stream, Streams
 from engine.deadline import Deadline
 from engine.metrics import exposition
 from engine.model import (
@@ -48,7 +50,7 @@ from engine.model import (
 if TYPE_CHECKING:
     from engine.engine import Engine
 
-Endpoint = Callable[[Scope, Receive], Awaitable[Answer | None]]
+Endpoint = Callable[[Scope, Receive], Awaitable[Answer | Stream | None]]
 
 _RESERVE = "/api/bookings/reserve"
 _RESERVATION = b'{"id":%d,"event_id":%d,"user_id":%b,"created_at":"%b","status":"%b"}'
@@ -60,10 +62,6 @@ _LEDGER_STATUS: dict[Status, Literal["confirmed", "cancelled", "rejected"]] = {
     Status.REJECTED: "rejected",
 }
 _GIVEN_BACK = "Бронирование успешно удалено"
-_DOCS_POLICY = (
-    b"default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
-    b"connect-src 'self'; base-uri 'none'; frame-ancestors 'none'"
-)
 
 
 class Resource:
@@ -276,16 +274,6 @@ async def description(_scope: Scope, _receive: Receive) -> Answer:
     return answer(200, openapi.document())
 
 
-async def docs(_scope: Scope, _receive: Receive) -> Answer:
-    """This API to read and to try, without any outside host."""
-    return answer(
-        200,
-        openapi.page(),
-        (b"content-security-policy", _DOCS_POLICY),
-        media_type=b"text/html; charset=utf-8",
-    )
-
-
 async def nothing(_scope: Scope, _receive: Receive, send: Send) -> None:
     """What is at every other path."""
     await BARE["not_found"].send(send)
@@ -317,6 +305,7 @@ def build(
         "/api/bookings/{id}": Resource(GET=bookings.read, DELETE=bookings.cancel),
         "/api/events": Resource(GET=events.page, POST=events.create),
         "/api/events/{id}": Resource(GET=reads.event, PATCH=events.change),
+        "/api/events/{id}/stream": Resource(GET=Streams(engine).event),
         "/api/events/{id}/bookings": Resource(GET=events.bookings),
         "/api/users/{user_id:path}/bookings": Resource(GET=events.bookings_of_user),
         "/health": Resource(GET=health),
@@ -324,7 +313,12 @@ def build(
         "/metrics": Resource(GET=metrics),
         "/metrics/{user_id:path}": Resource(GET=reads.statistics),
         "/openapi.json": Resource(GET=description),
-        "/docs": Resource(GET=docs),
+        "/docs": Resource(GET=page("docs.html")),
+        "/docs.css": Resource(GET=page("docs.css")),
+        "/docs.js": Resource(GET=page("docs.js")),
+        "/live": Resource(GET=page("live.html")),
+        "/live.css": Resource(GET=page("live.css")),
+        "/live.js": Resource(GET=page("live.js")),
     }
     routes = [Route(path, resource) for path, resource in table.items()]
     router = Router(routes, redirect_slashes=False, default=nothing)

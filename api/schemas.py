@@ -155,6 +155,43 @@ class BookingPage(Struct, frozen=True):
     next: Cursor
 
 
+class Watched(Struct, frozen=True):
+    """An event while it sells: the data of `availability` and `sold_out`."""
+
+    at: Instant
+    event: Event
+    available_seats: int
+    source: Annotated[
+        Literal["redis", "ledger"],
+        Meta(description="`ledger`: Redis is away, and what is on its way is not counted."),
+    ]
+    outbox_depth: Annotated[
+        int | None,
+        Meta(description="What the event's partition owes the ledger; null without Redis."),
+    ]
+    confirm_ms: Annotated[
+        float | None,
+        Meta(
+            description="How long the ledger took of late for what this process sold in the "
+            "event's partition; null if it sold nothing."
+        ),
+    ]
+    refused: Annotated[
+        int,
+        Meta(
+            description="How many this process refused a seat of the event, since somebody began "
+            "to watch it there."
+        ),
+    ]
+
+
+class Unwatched(Struct, frozen=True):
+    """Nobody can say how many seats are left: the data of `unavailable`."""
+
+    at: Instant
+    code: str
+
+
 class UserStatistics(Struct, frozen=True):
     """A user's bookings in the ledger; ``count`` is ``active``, the name the first system had."""
 

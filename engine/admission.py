@@ -16,7 +16,7 @@ import time
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from engine import metrics
+from engine import keys, metrics
 from engine.errors import REDIS_ERRORS, Dirty, OnsaleError, Overloaded, RedisAway
 from engine.log import get_logger
 from engine.model import MAX_BATCH, Number, Word
@@ -86,6 +86,8 @@ class Lane:
     ) -> None:
         self.partition = partition
         self.scripts: Scripts | None = None
+        self.refused: dict[int, int] = {}
+        """Of events that are watched: how many users were refused since that began."""
         self._outbox_bound = outbox_bound
         self._queue_bound = queue_bound
         self._wire = Wire(pool)
@@ -146,6 +148,16 @@ class Lane:
 
         return self._send(scripts.find(number), parsed)
 
+    def depth(self) -> asyncio.Future[int]:
+        """Read how many numbers the ledger is not known to have."""
+        scripts = self._ready()
+
+        def parsed(reply: Any) -> int:
+            seq, acked = scripts.checked(reply)
+            return max(0, int(seq or 0) - int(acked or 0))
+
+        return self._send(("HMGET", keys.log(self.partition), "seq", "acked"), parsed)
+
     async def close(self) -> None:
         """Stop. What is queued gets ``RedisAway``."""
         await stop(self._task)
@@ -200,7 +212,13 @@ class Lane:
         users, fingerprints, answers, arrived_s = zip(*batch, strict=True)
         metrics.BATCH_SIZE.observe(len(batch))
         command = scripts.reserve(event_id, users, fingerprints, bound=self._outbox_bound)
-        return _Call(command, lambda reply: _decide(scripts, reply, answers, arrived_s[0]), answers)
+
+        def resolve(reply: Any) -> None:
+            refused = _decide(scripts, reply, answers, arrived_s[0])
+            if event_id in self.refused:
+                self.refused[event_id] += refused
+
+        return _Call(command, resolve, answers)
 
     async def _exchange(self, calls: list[_Call]) -> None:
         """One write, and its replies in order."""
@@ -245,15 +263,18 @@ def _decide(
     reply: Any,
     answers: Sequence[asyncio.Future[Decision | None]],
     since_s: float,
-) -> None:
-    """Hand each user his part of a batch's reply; ``since_s`` is when the first of them came."""
+) -> int:
+    """Hand each user his part of a batch's reply, and answer how many were refused.
+
+    ``since_s`` is when the first of them came.
+    """
     reply = scripts.checked(reply)
     if isinstance(reply, bytes):
         decision = _whole(reply)
         for answer in answers:
             if not answer.done():
                 answer.set_result(decision)
-        return
+        return 0
     epoch, at_ms = scripts.epoch, reply[0]
     words = []
     for answer, part in zip(answers, reply[1:], strict=True):
@@ -268,8 +289,10 @@ def _decide(
         if not answer.done():
             answer.set_result(decision)
     metrics.ACCEPT_SECONDS.observe(time.monotonic() - since_s)
-    for each, users in Counter(words).items():  # once a batch: a count is a system call
+    counts = Counter(words)
+    for each, users in counts.items():  # once a batch: a count is a system call
         _COUNT[each].inc(users)
+    return len(words) - counts[_RESERVED] - counts[Word.REPLAYED]
 
 
 def _whole(word: bytes) -> Decision | None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 MAX_REMEMBERED: Final = 4096
 MAX_SAMPLES: Final = 1024
+RECENT_S: Final = 1.0
 
 
 class Waiters:
@@ -50,13 +51,14 @@ class Waiters:
         self._known_after = self._known_to = Number(0, 0)
         self._rejected: dict[Number, str] = {}
         self._samples: deque[tuple[Number, float]] = deque()
+        self._took_s = self._taken_at_s = 0.0
         self._deadlines: dict[int, Deadline[asyncio.Future[Word | None]]] = {}  # by wait_ms
         self._asking: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()  # to ask for it each time is a system call
 
     def granted(self, number: Number) -> None:
         """Note when a number was given out, to know how far behind the ledger is."""
-        if len(self._samples) < MAX_SAMPLES:
+        if number > self._known_to and len(self._samples) < MAX_SAMPLES:
             self._samples.append((number, self._loop.time()))
 
     async def wait(self, number: Number, wait_ms: int) -> Word | None:
@@ -96,7 +98,9 @@ class Waiters:
         for epoch, seq, reason in message.rejected:
             self._rejected[Number(epoch, seq)] = reason
         if self._samples and self._samples[0][0] <= to:
-            metrics.CONFIRM_SECONDS.observe(self._behind_s(self._loop.time()))
+            self._taken_at_s = self._loop.time()
+            self._took_s = self._behind_s(self._taken_at_s)
+            metrics.CONFIRM_SECONDS.observe(self._took_s)
         while self._samples and self._samples[0][0] <= to:
             self._samples.popleft()
         while self._heap and self._heap[0][2].done():
@@ -105,6 +109,15 @@ class Waiters:
             self._ask_soon()
         else:
             self._resolve(to, self._rejected)
+
+    def confirm_ms(self) -> float | None:
+        """How long the oldest number waited that the ledger took last, or waits that it did not.
+
+        None if there is none of either, of late.
+        """
+        now_s = self._loop.time()
+        took_s = self._took_s if now_s - self._taken_at_s < RECENT_S else 0.0
+        return max(took_s, self._behind_s(now_s)) * 1000 or None
 
     def release(self) -> None:
         """End every wait now, as if its time had run out."""

@@ -51,12 +51,14 @@ from engine.model import (
 from engine.outbox import Outbox
 from engine.recovery import Recovery, check_servers, redis_client
 from engine.tasks import stop
+from engine.watch import Sight, Watches
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Coroutine
 
     from engine.scripts import Look
     from engine.settings import Settings
+    from engine.watch import Listener
 
 T = TypeVar("T")
 
@@ -109,6 +111,7 @@ class Engine:
             if settings.rate_limit_max
             else None
         )
+        self.watches = Watches(self._sight, self._unwatched)
         self._reopening: dict[int, asyncio.Task[int]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._away: Unavailable | None = None
@@ -138,6 +141,7 @@ class Engine:
     async def close(self) -> None:
         """Stop."""
         self.release_waiters()
+        await self.watches.close()
         await stop(*self._tasks)
         for lane in self._lanes:
             await lane.close()
@@ -147,8 +151,9 @@ class Engine:
         await self._ledger.close()
 
     def release_waiters(self) -> None:
-        """At shutdown: nobody waits for the ledger any more."""
+        """At shutdown: nobody waits for the ledger any more, and nobody listens."""
         self._releasing = True
+        self.watches.release()
         for waiters in self._waiters:
             waiters.release()
 
@@ -263,6 +268,10 @@ class Engine:
         if look is None:
             return None
         return Availability(Event(event_id, look.name, look.total), look.left, "redis")
+
+    async def watch(self, event_id: int, *, after_ms: int = 0) -> Listener | None:
+        """Listen to an event: see ``Watches.join``."""
+        return await self.watches.join(event_id, after_ms=after_ms)
 
     async def admit(self, caller: str) -> int:
         """Count a call against its caller's rate limit; 0, or in how many ms to try again."""
@@ -521,6 +530,22 @@ class Engine:
             if any(item.booking == booking for item in page):
                 return True
         return False
+
+    # Watching
+
+    async def _sight(self, event_id: int) -> Sight | None:
+        """An event as a watcher sees it at this instant."""
+        seats = await self.event(event_id)
+        if seats is None:
+            return None
+        lane = self._lanes[event_id % self._partitions]
+        refused = lane.refused.setdefault(event_id, 0)
+        depth = None if seats.source == "ledger" else await lane.depth()
+        return Sight(seats, depth, self._waiters[lane.partition].confirm_ms(), refused)
+
+    def _unwatched(self, event_id: int) -> None:
+        """Nobody listens to an event any more."""
+        self._lanes[event_id % self._partitions].refused.pop(event_id, None)
 
     # In the background
 

@@ -58,6 +58,9 @@ WAITING_LETTERS = Gauge(
 RECOVERIES = Counter("onsale_recoveries", "Epochs opened.")
 HYDRATIONS = Counter("onsale_hydrations", "Events loaded from the ledger.")
 DRIFT = Counter("onsale_drift", "Differences between Redis and the ledger, by kind.", ["kind"])
+WATCHERS = Gauge(
+    "onsale_watchers", "Listeners to the streams of events.", multiprocess_mode="livesum"
+)
 DEPTH = Gauge(
     "onsale_outbox_depth",
     "Items the ledger has not taken, looked up every two seconds.",

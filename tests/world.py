@@ -241,13 +241,18 @@ class Sale(Stores):
 
 @contextmanager
 def sale(
-    folder: Path, *, api_workers: int = 2, workers: int = 2, partitions: int = 4
+    folder: Path,
+    *,
+    api_workers: int = 2,
+    workers: int = 2,
+    partitions: int = 4,
+    rate_limit_max: int = 0,
 ) -> Iterator[Sale]:
     """Run ``onsale up`` with its data in a folder."""
     data = folder / "data"
     argv = [sys.executable, "-m", "engine.cli", "up", "--json", "--port", "0", "--data", str(data)]
     argv += ["--api-workers", str(api_workers), "--workers", str(workers)]
-    named = environment(PARTITIONS=str(partitions), RATE_LIMIT_MAX="0")
+    named = environment(PARTITIONS=str(partitions), RATE_LIMIT_MAX=str(rate_limit_max))
     with (folder / "up.log").open("w") as log:
         process = subprocess.Popen(argv, env=named, stdout=subprocess.PIPE, stderr=log, text=True)
     try:

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from engine.cli import bookings, checks, events, letters, processes
+from engine.cli import bookings, checks, crowd, events, letters, processes
 from engine.cli.base import CANNOT_RUN
 from engine.errors import Fault, Misconfigured
 
@@ -28,6 +28,7 @@ app.add_typer(bookings.app, name="bookings")
 app.command()(checks.status)
 app.command()(checks.doctor)
 app.command()(checks.reconcile)
+app.command()(crowd.rush)
 app.add_typer(letters.app, name="dead-letters")
 app.command(context_settings=processes.PASS_ON_ALL)(processes.psql)
 app.command(context_settings=processes.PASS_ON_ALL)(processes.redis)

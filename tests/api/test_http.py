@@ -294,6 +294,7 @@ class TestFaults:
             ("PATCH", "/api/events/1"),
             ("GET", "/api/events/1/bookings"),
             ("GET", "/api/users/ann/bookings"),
+            ("GET", "/api/events/1/stream"),
         ],
     )
     @pytest.mark.parametrize("kind", FAULTS)
@@ -379,6 +380,8 @@ class TestEveryAnswer:
             ("/api/events/1", "GET, HEAD, OPTIONS, PATCH"),
             ("/api/events/1/bookings", "GET, HEAD, OPTIONS"),
             ("/api/users/ann/bookings", "GET, HEAD, OPTIONS"),
+            ("/api/events/1/stream", "GET, HEAD, OPTIONS"),
+            ("/live", "GET, HEAD, OPTIONS"),
             ("/metrics/ann", "GET, HEAD, OPTIONS"),
         ],
     )
@@ -452,8 +455,15 @@ class TestDescription:
         answer = await client.get("/docs")
         assert answer.headers["content-type"] == "text/html; charset=utf-8"
         assert not re.search(r"""<(?:script|link|img)[^>]+(?:src|href)=["']?https?:""", answer.text)
-        assert "validatorUrl: null" in answer.text
-        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert "<style" not in answer.text
+        assert not re.search(r"<script(?! src=)", answer.text)
+        script = await client.get("/docs.js")
+        assert "validatorUrl: null" in script.text
+        assert script.headers["content-type"] == "text/javascript; charset=utf-8"
+        assert len((await client.get("/docs.css")).text) > 100_000
 
 
 @pytest.mark.parametrize(

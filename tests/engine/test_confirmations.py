@@ -287,6 +287,36 @@ async def test_ledger_that_has_caught_up(clock: Behind) -> None:
     assert await waiting is None
 
 
+async def test_message_before_the_grant(clock: Behind) -> None:
+    """A number that the ledger took before its caller was told makes nobody turn away later."""
+    waiters = _waiters()
+    waiters.heard(_drained(0, 1))
+    waiters.granted(Number(1, 1))
+    clock.put_forward(3)
+    waiters.granted(Number(1, 2))
+    waiting = asyncio.create_task(waiters.wait(Number(1, 2), 2000))
+    await _turn()
+    assert not waiting.done()
+    waiters.heard(_drained(1, 2))
+    assert await waiting is None
+
+
+async def test_time_to_confirm(clock: Behind) -> None:
+    """The oldest number of the last message, or the oldest that waits; nothing after a while."""
+    waiters = _waiters()
+    assert waiters.confirm_ms() is None
+    waiters.granted(Number(1, 1))
+    clock.put_forward(0.25)
+    waiters.granted(Number(1, 2))
+    waiters.heard(_drained(0, 2))
+    assert waiters.confirm_ms() == pytest.approx(250, abs=50)
+    clock.put_forward(3)
+    assert waiters.confirm_ms() is None
+    waiters.granted(Number(1, 3))
+    clock.put_forward(5)
+    assert waiters.confirm_ms() == pytest.approx(5000, abs=50)
+
+
 async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither numbers given out nor refusals pile up."""
     monkeypatch.setattr(confirmations, "MAX_REMEMBERED", 5)
