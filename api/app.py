@@ -13,7 +13,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from api import routes
+from api import auth, routes
 from engine.engine import Engine
 from engine.errors import Misconfigured
 from engine.log import configure
@@ -50,13 +50,15 @@ class Application:
         await receive()
         try:
             engine = await Engine.open(self._settings)
+            verifier = auth.verifier(self._settings, engine)
         except Misconfigured as refused:
             await send({"type": "lifespan.startup.failed", "message": f"onsale: {refused}"})
             return
         self._http = routes.build(
             engine,
             wait_ms=self._settings.reserve_wait_ms,
-            rate_limit=self._settings.rate_limit_max > 0,
+            rate_limit=self._settings.rate_limit_max,
+            verifier=verifier,
         )
         calm_the_garbage_collector()
         with released_on_signal(engine):

@@ -1,18 +1,376 @@
-"""This API in OpenAPI 3.1, written from the types that the code itself reads and writes with."""
+"""This API in OpenAPI 3.1, written from the types that the code itself reads and writes with.
+
+Each call is a few lines at the end of this page: what it takes, what it gives, and every code that
+it may refuse with. What holds for each call (its caller, the rate limit, a defect) is added here.
+"""
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from api import schemas
 from api.answers import encode
+from api.languages import Language
 from api.prefer import MAX_WAIT_SECONDS
-from api.problems import PROBLEMS
+from api.problems import BARE, PROBLEM_JSON, PROBLEMS, already_booked, problem
+from engine.permissions import Permission
+
+if TYPE_CHECKING:
+    from api.answers import Answer
 
 Json = dict[str, Any]
+
+_ID = 549755814017
+_NOW = "2026-11-22T13:00:00.123Z"
+_EVENT = schemas.Event(1, "Opening night", 100)
+_PARTS = {"engine": "ok", "redis": "ok", "ledger": "ok"}
+_GONE = ("booking_cancelled", "booking_rejected", "booking_lost")
+_UNKNOWN_CALLER = ("unauthorized", "forbidden", "ledger_unavailable")
+_COMMON = ("Cache-Control", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
+_INFO: Json = {
+    "title": "onsale",
+    "summary": "Seat reservations for the minute in which tickets go on sale",
+    "description": (
+        "Every refusal and every fault is a problem (RFC 9457) with a `code` that is never "
+        "renamed. Where there is GET there is HEAD; OPTIONS is 204 with `Allow`; another method is "
+        "405 `method_not_allowed`, another path 404 `not_found`.\n\n"
+        "A token is needed if the server runs with `AUTH=token` or `AUTH=jwt`."
+    ),
+    "version": "1.0",
+    "license": {"name": "MIT", "identifier": "MIT"},
+}
+
+
+def _header(description: str, *, required: bool = False, **schema: object) -> Json:
+    header = {"description": description, "schema": {"type": "string", **schema}}
+    return {**header, "required": True} if required else header
+
+
+_HEADERS: Json = {
+    "Cache-Control": _header("No answer may be kept.", required=True, const="no-store"),
+    "Connection": _header("The connection is closed.", const="close"),
+    "Content-Language": _header("Of `detail`.", required=True, enum=list(Language)),
+    "Content-Security-Policy": _header("Nothing is fetched from another host.", required=True),
+    "Idempotency-Replayed": _header("The first answer, given again.", const="true"),
+    "Location": _header("Where the booking is to be read.", pattern=r"^/api/bookings/[0-9]+$"),
+    "Onsale-Source": _header("Redis was away: the ledger was asked.", const="ledger"),
+    "Preference-Applied": _header(
+        "What was honoured of `Prefer`.", pattern="^(respond-async|wait=[0-9]+)$"
+    ),
+    "Retry-After": _header("Seconds.", required=True, type="integer", minimum=1),
+    "Vary": _header("What else the answer depends on.", required=True, const="accept-language"),
+    "WWW-Authenticate": _header("How to say who calls.", required=True, const="Bearer"),
+    "X-RateLimit-Limit": _header(
+        "Calls that a caller has in a window, where they are counted.", type="integer", minimum=1
+    ),
+    "X-RateLimit-Remaining": _header("How many are left.", type="integer", minimum=0),
+    "X-RateLimit-Reset": _header("Seconds until all of them are back.", type="integer", minimum=0),
+}
+_PARAMETERS: Json = {
+    "Accept-Language": {
+        "name": "Accept-Language",
+        "in": "header",
+        "description": "The language of a problem's `detail`: English or Russian (RFC 9110).",
+        "schema": {"type": "string"},
+        "example": "ru, en;q=0.5",
+    },
+    "Idempotency-Key": {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "description": "The same key again gets the first answer again, not `already_booked`.",
+        # Blanks at the ends are not part of a header's value.
+        "schema": {"type": "string", "pattern": "^[!-~]([ -~]{0,253}[!-~])?$"},
+        "example": "8e03978e-40d5-43dd-bc93-6894a57f9324",
+    },
+    "Prefer": {
+        "name": "Prefer",
+        "in": "header",
+        "description": (
+            "`respond-async`: do not wait for the ledger. `wait=N`: wait for it at most N seconds, "
+            f"up to {MAX_WAIT_SECONDS} (RFC 7240)."
+        ),
+        "schema": {"type": "string"},
+        "examples": {"now": {"value": "respond-async"}, "patient": {"value": "wait=5"}},
+    },
+}
+_SECURITY: Json = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A service key (`AUTH=token`), or a JWT whose `sub` is the user "
+        "(`AUTH=jwt`). The scopes are those of the key, or of the JWT's `scope`.",
+    }
+}
+
+
+def _ref(section: str, name: str) -> Json:
+    return {"$ref": f"#/components/{section}/{name}"}
+
+
+def _headers(*names: str) -> Json:
+    return {name: _ref("headers", name) for name in sorted(names)}
+
+
+def _given(description: str, example: msgspec.Struct, *headers: str) -> Json:
+    """An answer that gives what was asked for, in the shape of the example."""
+    content = {
+        "schema": _ref("schemas", type(example).__name__),
+        "example": msgspec.to_builtins(example),
+    }
+    return {
+        "description": description,
+        "headers": _headers(*headers),
+        "content": {"application/json": content},
+    }
+
+
+def _text(description: str, media_type: str, example: str, *headers: str) -> Json:
+    """An answer that is described elsewhere."""
+    return {
+        "description": description,
+        "headers": _headers(*headers),
+        "content": {media_type: {"schema": {"type": "string"}, "example": example}},
+    }
+
+
+def _problem(codes: list[str]) -> Json:
+    """The refusals and faults of one status."""
+    rows = [PROBLEMS[code] for code in codes]
+    answers = {code: _bare(code) for code in codes}
+    names = {name.decode() for bare in answers.values() for name, _ in bare.start["headers"]}
+    if "body_too_slow" in codes:
+        names.add("connection")
+    content = {
+        "schema": {
+            "allOf": [_ref("schemas", "Problem"), {"properties": {"code": {"enum": codes}}}]
+        },
+        "examples": {
+            code: {"value": msgspec.json.decode(bare.body["body"])}
+            for code, bare in answers.items()
+        },
+    }
+    return {
+        "description": " ".join(
+            f"`{code}`: {row.detail.en}" for code, row in zip(codes, rows, strict=True)
+        ),
+        "headers": _headers(*(name for name in _HEADERS if name.lower() in names)),
+        "content": {PROBLEM_JSON.decode(): content},
+    }
+
+
+def _bare(code: str) -> Answer:
+    """A problem as it is answered."""
+    if code == "already_booked":
+        return already_booked(_ID, Language.EN)
+    if code == "not_ready":
+        return problem(code, Language.EN, parts={**_PARTS, "redis": "does not answer"})
+    return BARE[Language.EN][code]
+
+
+def _in_path(name: str, kind: object, example: object) -> Json:
+    schema = msgspec.json.schema(kind)
+    description = schema.pop("description")
+    return {
+        "name": name,
+        "in": "path",
+        "required": True,
+        "description": description,
+        "schema": schema,
+        "example": example,
+    }
+
+
+def _call(  # noqa: PLR0913  what there is to say of a call
+    path: str,
+    name: str,
+    summary: str,
+    *,
+    needs: Permission | None,
+    gives: dict[str, Json],
+    refuses: tuple[str, ...] = (),
+    takes: tuple[Json, ...] = (),
+    body: msgspec.Struct | None = None,
+) -> Json:
+    """One call, with what holds for each."""
+    codes = {*refuses, "internal_error", *(_UNKNOWN_CALLER if needs else ())}
+    counted = path.startswith("/api/")
+    if counted:
+        codes.add("rate_limited")
+    by_status: dict[str, list[str]] = {}
+    for code, row in PROBLEMS.items():
+        if code in codes:
+            by_status.setdefault(str(row.status), []).append(code)
+    answers = {**gives, **{status: _problem(by_status[status]) for status in sorted(by_status)}}
+    for answer in answers.values():
+        answer["headers"] |= _headers(*(_COMMON if counted else _COMMON[:1]))
+    call: Json = {
+        "operationId": name,
+        "summary": summary,
+        "tags": [path.split("/")[2] if counted else "operating"],
+        "parameters": [*takes, _ref("parameters", "Accept-Language")],
+        "responses": answers,
+    }
+    if needs:
+        call["security"] = [{"bearer": [needs]}, {}]
+    if body is not None:
+        content = {
+            "schema": _ref("schemas", type(body).__name__),
+            "example": msgspec.to_builtins(body),
+        }
+        call["requestBody"] = {"required": True, "content": {"application/json": content}}
+    return call
+
+
+def _reserve() -> Json:
+    made = schemas.Reservation(_ID, 1, "ann", _NOW, "confirmed")
+    headers = ("Location", "Preference-Applied", "Idempotency-Replayed")
+    return _call(
+        "/api/bookings/reserve",
+        "reserve",
+        "Take a seat",
+        needs=Permission.RESERVE,
+        gives={
+            "201": _given("Confirmed: the ledger has it.", made, *headers),
+            "202": _given(
+                "Pending: the seat is taken.",
+                msgspec.structs.replace(made, status="pending"),
+                *headers,
+            ),
+        },
+        refuses=(
+            "invalid_body",
+            "invalid_content_length",
+            "invalid_idempotency_key",
+            "event_not_found",
+            "body_too_slow",
+            "sold_out",
+            "already_booked",
+            "body_too_large",
+            "unsupported_media_type",
+            "unsupported_content_encoding",
+            "redis_unavailable",
+            "ledger_unavailable",
+            "overloaded",
+        ),
+        takes=(_ref("parameters", "Prefer"), _ref("parameters", "Idempotency-Key")),
+        body=schemas.ReserveRequest(1, "ann"),
+    )
+
+
+def _booking(path: str) -> Json:
+    booking = schemas.Booking(_ID, 1, "ann", _NOW, "confirmed", _EVENT)
+    given_back = schemas.Cancellation("Бронирование успешно удалено", _ID)
+    the_id = _in_path("id", schemas.BookingId, _ID)
+    away = ("redis_unavailable", "ledger_unavailable", "overloaded")
+    read = _call(
+        path,
+        "booking",
+        "Read a booking back",
+        needs=Permission.READ,
+        gives={"200": _given("Pending or confirmed.", booking)},
+        refuses=("invalid_id", "booking_not_found", *_GONE, *away),
+        takes=(the_id,),
+    )
+    applied = "Preference-Applied"
+    cancel = _call(
+        path,
+        "cancel",
+        "Give the seat back",
+        needs=Permission.RESERVE,
+        gives={
+            "200": _given("The ledger knows.", given_back, applied),
+            "202": _given("The seat is free; the ledger will know.", given_back, applied),
+        },
+        refuses=("invalid_id", "booking_not_found", *away),
+        takes=(the_id, _ref("parameters", "Prefer")),
+    )
+    return {"get": read, "delete": cancel}
+
+
+def _event(path: str) -> Json:
+    return _call(
+        path,
+        "event",
+        "How many seats are left",
+        needs=Permission.READ,
+        gives={
+            "200": _given("As of the last sale.", schemas.Availability(_EVENT, 58), "Onsale-Source")
+        },
+        # Redis may be away: the ledger is asked then.
+        refuses=("invalid_id", "event_not_found", "ledger_unavailable", "overloaded"),
+        takes=(_in_path("id", schemas.EventId, 1),),
+    )
+
+
+def _statistics(path: str) -> Json:
+    return _call(
+        path,
+        "statistics",
+        "What a user has booked",
+        needs=Permission.READ,
+        gives={
+            "200": _given(
+                "Zeros for a user who is unknown.",
+                schemas.UserStatistics("ann", 1, 1, 0, _NOW, _NOW),
+            )
+        },
+        refuses=("invalid_user_id", "ledger_unavailable"),
+        takes=(_in_path("user_id", schemas.UserId, "ann"),),
+    )
+
+
+def _operating() -> Json:
+    health = _given("The process answers.", schemas.Health(_NOW))
+    ready = _given("Every part works.", schemas.Readiness(_PARTS))
+    sample = 'onsale_reservations_total{outcome="sold_out"} 17.0\n'
+    metrics = _text("Metrics in the Prometheus text format.", "text/plain", sample)
+    page = _text(
+        "This description, to read and to try.",
+        "text/html",
+        "<!DOCTYPE html>",
+        "Content-Security-Policy",
+    )
+    described = _given("This description.", schemas.Health(_NOW))
+    described["content"] = {
+        "application/json": {"schema": {"type": "object"}, "example": {"openapi": "3.1.0"}}
+    }
+    return {
+        path: {"get": _call(path, path.strip("/").partition(".")[0], summary, **more)}
+        for path, summary, more in (
+            ("/health", "Whether the process answers", {"needs": None, "gives": {"200": health}}),
+            (
+                "/ready",
+                "Whether every part works",
+                {"needs": None, "gives": {"200": ready}, "refuses": ("not_ready",)},
+            ),
+            (
+                "/metrics",
+                "Metrics for Prometheus",
+                {"needs": Permission.METRICS, "gives": {"200": metrics}},
+            ),
+            (
+                "/openapi.json",
+                "This API in OpenAPI 3.1",
+                {"needs": None, "gives": {"200": described}},
+            ),
+            ("/docs", "This API to read and to try", {"needs": None, "gives": {"200": page}}),
+        )
+    }
+
+
+def paths() -> Json:
+    """Every call, by path and method."""
+    return {
+        "/api/bookings/reserve": {"post": _reserve()},
+        "/api/bookings/{id}": _booking("/api/bookings/{id}"),
+        "/api/events/{id}": {"get": _event("/api/events/{id}")},
+        "/metrics/{user_id}": {"get": _statistics("/metrics/{user_id}")},
+        **_operating(),
+    }
+
 
 _TYPES = (
     schemas.ReserveRequest,
@@ -25,201 +383,6 @@ _TYPES = (
     schemas.Readiness,
     schemas.Problem,
 )
-_ALWAYS = ("internal_error",)
-_AWAY = ("redis_unavailable", "ledger_unavailable", "overloaded")
-
-
-def _ref(kind: type) -> Json:
-    return {"$ref": f"#/components/schemas/{kind.__name__}"}
-
-
-def _given(description: str, kind: type, *headers: str) -> Json:
-    """An answer that gives what was asked for."""
-    given: Json = {
-        "description": description,
-        "content": {"application/json": {"schema": _ref(kind)}},
-    }
-    if headers:
-        given["headers"] = {name: _HEADERS[name] for name in headers}
-    return given
-
-
-def _problems(*codes: str) -> Json:
-    """The refusals and faults of a call, by status."""
-    by_status: dict[int, list[str]] = {}
-    for code in (*codes, *_ALWAYS):
-        by_status.setdefault(PROBLEMS[code].status, []).append(code)
-    return {str(status): _problem(by_status[status]) for status in sorted(by_status)}
-
-
-def _problem(codes: list[str]) -> Json:
-    rows = [PROBLEMS[code] for code in codes]
-    answer: Json = {
-        "description": " ".join(
-            f"`{code}`: {row.detail}" for code, row in zip(codes, rows, strict=True)
-        ),
-        "content": {
-            "application/problem+json": {
-                "schema": {
-                    "allOf": [
-                        _ref(schemas.Problem),
-                        {"properties": {"code": {"enum": codes}}},
-                    ]
-                }
-            }
-        },
-    }
-    if any(row.retry_after_seconds for row in rows):
-        answer["headers"] = {"Retry-After": _HEADERS["Retry-After"]}
-    return answer
-
-
-def _header(description: str, **schema: object) -> Json:
-    return {"description": description, "schema": {"type": "string", **schema}}
-
-
-_HEADERS: Json = {
-    "Location": _header("Where the booking is to be read."),
-    "Preference-Applied": _header("What was honoured of `Prefer`."),
-    "Idempotency-Replayed": _header("The first answer, given again.", const="true"),
-    "Onsale-Source": _header("Redis was away: the ledger was asked.", const="ledger"),
-    "Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}},
-}
-_PREFER: Json = {
-    "name": "Prefer",
-    "in": "header",
-    "description": (
-        "`respond-async`: do not wait for the ledger. `wait=N`: wait for it at most N seconds, "
-        f"up to {MAX_WAIT_SECONDS} (RFC 7240)."
-    ),
-    "schema": {"type": "string"},
-    "examples": {"now": {"value": "respond-async"}, "patient": {"value": "wait=5"}},
-}
-_IDEMPOTENCY_KEY: Json = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "description": "The same key again gets the first answer again instead of `already_booked`.",
-    "schema": {"type": "string", "pattern": "^[ -~]{1,255}$"},
-}
-
-
-def _in_path(name: str, kind: object) -> Json:
-    schema = msgspec.json.schema(kind)
-    return {"name": name, "in": "path", "required": True, "schema": schema}
-
-
-def _call(name: str, summary: str, answers: Json, *parameters: Json, **more: object) -> Json:
-    call: Json = {"operationId": name, "summary": summary, "responses": answers, **more}
-    if parameters:
-        call["parameters"] = list(parameters)
-    return call
-
-
-def _text(description: str, media_type: str) -> Json:
-    return {
-        "description": description,
-        "content": {media_type: {"schema": {"type": "string"}}},
-    }
-
-
-def _booking_paths() -> Json:
-    reserved = ("Location", "Preference-Applied", "Idempotency-Replayed")
-    the_booking = _in_path("id", schemas.BookingId)
-    body = {
-        "required": True,
-        "content": {"application/json": {"schema": _ref(schemas.ReserveRequest)}},
-    }
-    reserve = _call(
-        "reserve",
-        "Take a seat",
-        {
-            "201": _given("Confirmed: the ledger has it.", schemas.Reservation, *reserved),
-            "202": _given("Pending: the seat is taken.", schemas.Reservation, *reserved),
-            **_problems(
-                "invalid_body",
-                "invalid_content_length",
-                "invalid_idempotency_key",
-                "event_not_found",
-                "body_too_slow",
-                "sold_out",
-                "already_booked",
-                "body_too_large",
-                "unsupported_media_type",
-                "unsupported_content_encoding",
-                "rate_limited",
-                *_AWAY,
-            ),
-        },
-        _PREFER,
-        _IDEMPOTENCY_KEY,
-        requestBody=body,
-    )
-    gone = ("booking_cancelled", "booking_rejected", "booking_lost")
-    read = _call(
-        "booking",
-        "Read a booking back",
-        {
-            "200": _given("Pending or confirmed.", schemas.Booking),
-            **_problems("invalid_id", "booking_not_found", *gone, *_AWAY),
-        },
-        the_booking,
-    )
-    applied = "Preference-Applied"
-    cancel = _call(
-        "cancel",
-        "Give the seat back",
-        {
-            "200": _given("The ledger knows.", schemas.Cancellation, applied),
-            "202": _given("The seat is free; the ledger will know.", schemas.Cancellation, applied),
-            **_problems("invalid_id", "booking_not_found", *_AWAY),
-        },
-        the_booking,
-        _PREFER,
-    )
-    return {
-        "/api/bookings/reserve": {"post": reserve},
-        "/api/bookings/{id}": {"get": read, "delete": cancel},
-    }
-
-
-def _read_paths() -> Json:
-    event = _call(
-        "event",
-        "How many seats are left",
-        {
-            "200": _given("As of the last sale.", schemas.Availability, "Onsale-Source"),
-            **_problems("invalid_id", "event_not_found", *_AWAY),
-        },
-        _in_path("id", schemas.EventId),
-    )
-    statistics = _call(
-        "statistics",
-        "What a user has booked",
-        {
-            "200": _given("Zeros for a user who is unknown.", schemas.UserStatistics),
-            **_problems("invalid_user_id", *_AWAY),
-        },
-        _in_path("user_id", schemas.UserId),
-    )
-    return {
-        "/api/events/{id}": {"get": event},
-        "/metrics/{user_id}": {"get": statistics},
-    }
-
-
-def _operating_paths() -> Json:
-    health = {"200": _given("The process answers.", schemas.Health)}
-    ready = {"200": _given("Every part works.", schemas.Readiness), **_problems("not_ready")}
-    metrics = {"200": _text("Metrics in the Prometheus text format.", "text/plain")}
-    description = {"200": _text("This description.", "application/json")}
-    docs = {"200": _text("This description, to read and to try.", "text/html")}
-    return {
-        "/health": {"get": _call("health", "Whether the process answers", health)},
-        "/ready": {"get": _call("ready", "Whether every part works", ready)},
-        "/metrics": {"get": _call("metrics", "Metrics for Prometheus", metrics)},
-        "/openapi.json": {"get": _call("openapi", "This API in OpenAPI 3.1", description)},
-        "/docs": {"get": _call("docs", "This API to read and to try", docs)},
-    }
 
 
 @lru_cache(maxsize=1)
@@ -231,15 +394,20 @@ def document() -> bytes:
     return encode(
         {
             "openapi": "3.1.0",
-            "info": {
-                "title": "onsale",
-                "summary": "Seat reservations for the minute in which tickets go on sale",
-                "version": "1.0",
-                "license": {"name": "MIT", "identifier": "MIT"},
-            },
+            "info": _INFO,
             "servers": [{"url": "/"}],
-            "paths": {**_booking_paths(), **_read_paths(), **_operating_paths()},
-            "components": {"schemas": components},
+            "tags": [
+                {"name": "bookings", "description": "Take seats, and give them back."},
+                {"name": "events", "description": "See what is left."},
+                {"name": "operating", "description": "See how it goes."},
+            ],
+            "paths": paths(),
+            "components": {
+                "schemas": components,
+                "headers": _HEADERS,
+                "parameters": _PARAMETERS,
+                "securitySchemes": _SECURITY,
+            },
         }
     )
 

@@ -11,7 +11,8 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from api.problems import Refused
+from api.problems import Refused, Texts
+from api.reasons import in_russian
 from api.schemas import ReserveRequest, UserId, reserve_decoder
 
 if TYPE_CHECKING:
@@ -69,7 +70,10 @@ async def read_body(receive: Receive, deadline: Deadline[asyncio.Task[Any]]) -> 
         if deadline.leave(task):
             raise
         task.uncancel()
-        detail = f"The body did not arrive within {deadline.seconds:g} seconds."
+        detail = Texts(
+            f"The body did not arrive within {deadline.seconds:g} seconds.",
+            f"Тело запроса не пришло за {deadline.seconds:g} с.",
+        )
         raise Refused("body_too_slow", detail, (b"connection", b"close")) from None
     finally:
         deadline.leave(task)
@@ -109,22 +113,26 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> None:
     names = [name for name, _ in pairs]
     for name in names:
         if names.count(name) > 1:
-            raise Refused("invalid_body", f"`{name}` is there more than once.")
+            detail = Texts(f"`{name}` is there more than once.", f"`{name}` встречается дважды.")
+            raise Refused("invalid_body", detail)
 
 
-def _fault_of(body: bytes, error: Exception) -> str:
+def _fault_of(body: bytes, error: Exception) -> Texts:
     """Say what is wrong with a body, where msgspec says it badly."""
     if not body:
-        return "The body is empty."
+        return Texts("The body is empty.", "Тело запроса пусто.")
     if isinstance(error, UnicodeDecodeError):
-        return "The body is not UTF-8."
+        return Texts("The body is not UTF-8.", "Тело запроса не в UTF-8.")
     if isinstance(error, RecursionError):
-        return "The body is nested too deeply."
+        return Texts("The body is nested too deeply.", "Вложенность тела слишком глубока.")
     if "matching regex" in str(error):
-        return "`user_id` must not hold control characters (U+0000-001F, U+007F-009F)."
+        return Texts(
+            "`user_id` must not hold control characters (U+0000-001F, U+007F-009F).",
+            "В `user_id` не должно быть управляющих символов (U+0000-001F, U+007F-009F).",
+        )
     if not isinstance(error, msgspec.ValidationError) and _is_json(body):
-        return "A string holds a lone surrogate."
-    return f"{error}."
+        return Texts("A string holds a lone surrogate.", "В строке есть непарный суррогат.")
+    return Texts(f"{error}.", f"{in_russian(str(error))}.")
 
 
 def _is_json(body: bytes) -> bool:
@@ -150,7 +158,11 @@ def id_of(scope: Scope, *, largest: int) -> int:
     """The id in the path: a decimal integer from 1 to ``largest``, written plainly."""
     text: str = scope["path_params"]["id"]
     if not _ID.fullmatch(text) or int(text) > largest:
-        raise Refused("invalid_id", f"An id is an integer from 1 to {largest}.")
+        detail = Texts(
+            f"An id is an integer from 1 to {largest}.",
+            f"Идентификатор — целое число от 1 до {largest}.",
+        )
+        raise Refused("invalid_id", detail)
     return int(text)
 
 

@@ -1,4 +1,4 @@
-"""The calls of this API: a table of paths, and one endpoint a call.
+"""The calls of this API: a table of paths, and for each call an endpoint and who may make it.
 
 An endpoint takes the ASGI scope and ``receive`` and gives back an answer, or None where the caller
 went away. No request and no response object is made: they cost more than the endpoints do.
@@ -10,7 +10,7 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -20,8 +20,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import openapi, prefer, schemas
 from api.answers import Answer, Header, answer, encode, location, rfc3339
+from api.auth import Identify, check_user, may_see, permit, user_of
+from api.languages import Language, chosen, language_of
 from api.middleware import Problems, RateLimit
-from api.problems import BARE, already_booked, problem
+from api.problems import BARE, PROBLEMS, Texts, already_booked, problem
 from api.requests import (
     check_media,
     fingerprint_of,
@@ -33,11 +35,17 @@ from api.requests import (
 )
 from engine.deadline import Deadline
 from engine.model import MAX_BOOKING_ID, MAX_EVENT_ID, Event, Reservation, Status, Word
+from engine.permissions import Permission
 
 if TYPE_CHECKING:
+    from api.auth import Verifier
     from engine.engine import Engine
 
 Endpoint = Callable[[Scope, Receive], Awaitable[Answer | None]]
+Call = tuple[Permission | None, Endpoint]
+"""What a caller must be allowed (``OPEN``: nothing), and what answers him."""
+
+OPEN: Final = None
 
 _RESERVE = "/api/bookings/reserve"
 _RESERVATION = b'{"id":%d,"event_id":%d,"user_id":%b,"created_at":"%b","status":"%b"}'
@@ -51,18 +59,27 @@ _DOCS_POLICY = (
 
 
 class Resource:
-    """What is at one path: an endpoint a method. HEAD is GET; OPTIONS and 405 say ``Allow``."""
+    """What is at one path: a call a method. HEAD is GET; OPTIONS and 405 say ``Allow``."""
 
-    def __init__(self, **endpoints: Endpoint) -> None:
-        if "GET" in endpoints:
-            endpoints["HEAD"] = endpoints["GET"]
-        self._endpoints = endpoints
-        allow: Header = (b"allow", ", ".join(sorted([*endpoints, "OPTIONS"])).encode())
+    def __init__(self, **calls: Call) -> None:
+        if "GET" in calls:
+            calls["HEAD"] = calls["GET"]
+        self.permissions = {method: permission for method, (permission, _) in calls.items()}
+        self._endpoints = {method: endpoint for method, (_, endpoint) in calls.items()}
+        allow: Header = (b"allow", ", ".join(sorted([*calls, "OPTIONS"])).encode())
         self._options = Answer(
             {"type": "http.response.start", "status": 204, "headers": [allow]},
             {"type": "http.response.body", "body": b""},
         )
-        self._not_allowed = problem("method_not_allowed", allow)
+        self._not_allowed = {
+            language: problem("method_not_allowed", language, allow) for language in Language
+        }
+
+    def check_callers(self) -> None:
+        """From now on answer those only who may make the call."""
+        for method, permission in self.permissions.items():
+            if permission is not OPEN:
+                self._endpoints[method] = _permitted(permission, self._endpoints[method])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -72,7 +89,7 @@ class Resource:
         elif scope["method"] == "OPTIONS":
             made = self._options
         else:
-            made = self._not_allowed
+            made = self._not_allowed[language_of(scope)]
         if made is not None:
             await made.send(send)
 
@@ -97,6 +114,8 @@ class Bookings:
         if body is None:
             return None
         request = parse_reserve(body)
+        if "caller" in scope:
+            check_user(scope, request.user_id)
         made = await self._engine.reserve(
             request.event_id, request.user_id, fingerprint=fingerprint, wait_ms=wait_ms
         )
@@ -106,20 +125,19 @@ class Bookings:
             case Word.REPLAYED:
                 return _reserved(request, made, _REPLAYED, *applied)
             case Word.ALREADY_BOOKED:
-                return already_booked(made.booking_id)
+                return already_booked(made.booking_id, chosen(headers.get(b"accept-language")))
             case refused:
-                return BARE[refused]
+                return BARE[chosen(headers.get(b"accept-language"))][refused]
 
     async def read(self, scope: Scope, _receive: Receive) -> Answer:
         """Read a booking back: 200, or what has become of it."""
         booking = await self._engine.booking(id_of(scope, largest=MAX_BOOKING_ID))
-        if booking is None:
-            return BARE["booking_not_found"]
+        if booking is None or not may_see(scope, booking.user_id):
+            return BARE[language_of(scope)]["booking_not_found"]
         status = booking.status
         if status not in (Status.PENDING, Status.CONFIRMED):
             named = booking.reason in _REASONS  # a dead letter's reason is for its operator
-            detail = f"The booking is {status}: {booking.reason}." if named else None
-            return problem(f"booking_{status}", detail=detail)
+            return _gone(status, booking.reason if named else None, language_of(scope))
         return _ok(
             schemas.Booking(
                 id=booking.id,
@@ -135,9 +153,9 @@ class Bookings:
         """Give the seat back: 200 when the ledger knows, 202 when not yet."""
         booking_id = id_of(scope, largest=MAX_BOOKING_ID)
         wait_ms, applied = self._wait(headers_of(scope))
-        made = await self._engine.cancel(booking_id, wait_ms=wait_ms)
+        made = await self._engine.cancel(booking_id, wait_ms=wait_ms, user_id=user_of(scope))
         if made.word is not Word.CANCELLED:
-            return BARE[made.word]
+            return BARE[language_of(scope)][made.word]
         body = encode(schemas.Cancellation(message=_GIVEN_BACK, id=booking_id))
         return answer(200 if made.in_ledger else 202, body, *applied)
 
@@ -161,13 +179,15 @@ class Reads:
         """How many seats of an event are left."""
         found = await self._engine.event(id_of(scope, largest=MAX_EVENT_ID))
         if found is None:
-            return BARE["event_not_found"]
+            return BARE[language_of(scope)]["event_not_found"]
         source = ((b"onsale-source", b"ledger"),) if found.source == "ledger" else ()
         return _ok(schemas.Availability(_event(found.event), found.available_seats), *source)
 
     async def statistics(self, scope: Scope, _receive: Receive) -> Answer:
         """What a user has booked; zeros for one who is unknown."""
-        found = await self._engine.statistics(user_id_of(scope, b"/metrics/"))
+        user_id = user_id_of(scope, b"/metrics/")
+        check_user(scope, user_id)
+        found = await self._engine.statistics(user_id)
         return _ok(
             schemas.UserStatistics(
                 user_id=found.user_id,
@@ -179,12 +199,12 @@ class Reads:
             )
         )
 
-    async def ready(self, _scope: Scope, _receive: Receive) -> Answer:
+    async def ready(self, scope: Scope, _receive: Receive) -> Answer:
         """Whether every part works, and which does not."""
         parts = await self._engine.readiness()
         if all(state == "ok" for state in parts.values()):
             return _ok(schemas.Readiness(parts))
-        return problem("not_ready", parts=parts)
+        return problem("not_ready", language_of(scope), parts=parts)
 
 
 async def health(_scope: Scope, _receive: Receive) -> Answer:
@@ -216,46 +236,76 @@ async def docs(_scope: Scope, _receive: Receive) -> Answer:
     )
 
 
-async def nothing(_scope: Scope, _receive: Receive, send: Send) -> None:
+async def nothing(scope: Scope, _receive: Receive, send: Send) -> None:
     """What is at every other path."""
-    await BARE["not_found"].send(send)
+    await BARE[language_of(scope)]["not_found"].send(send)
 
 
 def build(
-    engine: Engine, *, wait_ms: int, rate_limit: bool = False, body_seconds: float = 5.0
+    engine: Engine,
+    *,
+    wait_ms: int,
+    rate_limit: int = 0,
+    verifier: Verifier | None = None,
+    body_seconds: float = 5.0,
 ) -> ASGIApp:
     """Build the HTTP side of an engine.
 
     Args:
         engine: What is asked.
         wait_ms: How long a booking waits for the ledger if the caller says nothing.
-        rate_limit: Whether callers are counted.
+        rate_limit: How many calls a caller has in a window; 0 not to count them.
+        verifier: Who knows the callers; None to let everybody do everything.
         body_seconds: How long a body may take to arrive.
     """
-    bookings = Bookings(
-        engine, wait_ms=wait_ms, body_deadline=Deadline(body_seconds, asyncio.Task.cancel)
-    )
-    reads = Reads(engine)
-    table = {
-        _RESERVE: Resource(POST=bookings.reserve),
-        "/api/bookings/{id}": Resource(GET=bookings.read, DELETE=bookings.cancel),
-        "/api/events/{id}": Resource(GET=reads.event),
-        "/health": Resource(GET=health),
-        "/ready": Resource(GET=reads.ready),
-        "/metrics": Resource(GET=metrics),
-        "/metrics/{user_id:path}": Resource(GET=reads.statistics),
-        "/openapi.json": Resource(GET=description),
-        "/docs": Resource(GET=docs),
-    }
-    routes = [Route(path, resource) for path, resource in table.items()]
+    resources = table(engine, wait_ms=wait_ms, body_seconds=body_seconds)
+    routes = [Route(path, resource) for path, resource in resources.items()]
     router = Router(routes, redirect_slashes=False, default=nothing)
-    reserve = table[_RESERVE]
+    reserve = resources[_RESERVE]
 
     async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
         # The one hot path is spared the router.
         await (reserve if scope["path"] == _RESERVE else router)(scope, receive, send)
 
-    return Problems(RateLimit(dispatch, engine) if rate_limit else dispatch)
+    app: ASGIApp = dispatch
+    if rate_limit:
+        app = RateLimit(app, engine, max_calls=rate_limit)
+    if verifier:
+        app = Identify(app, verifier)
+        for resource in resources.values():
+            resource.check_callers()
+    return Problems(app)
+
+
+def table(engine: Engine, *, wait_ms: int, body_seconds: float) -> dict[str, Resource]:
+    """What is at which path. No call can be left without a word on who may make it."""
+    bookings = Bookings(
+        engine, wait_ms=wait_ms, body_deadline=Deadline(body_seconds, asyncio.Task.cancel)
+    )
+    reads = Reads(engine)
+    return {
+        _RESERVE: Resource(POST=(Permission.RESERVE, bookings.reserve)),
+        "/api/bookings/{id}": Resource(
+            GET=(Permission.READ, bookings.read), DELETE=(Permission.RESERVE, bookings.cancel)
+        ),
+        "/api/events/{id}": Resource(GET=(Permission.READ, reads.event)),
+        "/health": Resource(GET=(OPEN, health)),
+        "/ready": Resource(GET=(OPEN, reads.ready)),
+        "/metrics": Resource(GET=(Permission.METRICS, metrics)),
+        "/metrics/{user_id:path}": Resource(GET=(Permission.READ, reads.statistics)),
+        "/openapi.json": Resource(GET=(OPEN, description)),
+        "/docs": Resource(GET=(OPEN, docs)),
+    }
+
+
+def _permitted(permission: Permission, endpoint: Endpoint) -> Endpoint:
+    """An endpoint that answers those only who are allowed this."""
+
+    async def permitted(scope: Scope, receive: Receive) -> Answer | None:
+        permit(scope, permission)
+        return await endpoint(scope, receive)
+
+    return permitted
 
 
 def _ok(body: object, *headers: Header) -> Answer:
@@ -264,6 +314,16 @@ def _ok(body: object, *headers: Header) -> Answer:
 
 def _event(event: Event) -> schemas.Event:
     return schemas.Event(event.id, event.name, event.total_seats)
+
+
+def _gone(status: Status, reason: str | None, language: Language) -> Answer:
+    """The answer to who reads a booking that has ended."""
+    code = f"booking_{status}"
+    if reason is None:
+        return BARE[language][code]
+    error = PROBLEMS[code].error
+    detail = Texts(f"The booking is {status}: {reason}.", f"{error}: {reason}.")
+    return problem(code, language, detail=detail)
 
 
 def _reserved(request: schemas.ReserveRequest, made: Reservation, *headers: Header) -> Answer:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from engine.errors import Fault, Misconfigured, Unavailable
+from engine.permissions import Permission  # noqa: TC001 - typer reads it
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -41,6 +42,13 @@ dead_letters = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(dead_letters, name="dead-letters")
+
+keys = typer.Typer(
+    help="Make, list and revoke the keys of services that call when AUTH=token.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(keys, name="keys")
 
 DataFolder = Annotated[Path, typer.Option("--data", help="Folder of the servers' data.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -213,6 +221,68 @@ def discard(
     _settle(discard_each(settings, ids))
 
 
+@keys.command("create")
+def create_key(
+    name: Annotated[str, typer.Argument(help="Whose it is: letters, digits, dots, dashes.")],
+    *,
+    scopes: Annotated[
+        list[Permission], typer.Option("--scope", help="What it is for; more than once for more.")
+    ],
+    data: DataFolder = DATA,
+) -> None:
+    """Make a key and print it. It is nowhere afterwards: the ledger keeps its hash.
+
+    Exits with 0; 2: the name is taken, or could not run.
+    """
+    import asyncio  # noqa: PLC0415 - see the top
+    import re  # noqa: PLC0415 - see the top
+
+    from engine import service_keys  # noqa: PLC0415 - see the top
+
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
+        raise typer.BadParameter("a name is 1 to 64 letters, digits, dots, dashes or underscores")
+    secret = asyncio.run(service_keys.create(_talking(data), name, set(scopes)))
+    if secret is None:
+        raise Misconfigured(f"there is a key {name} already: revoke it, or choose another name")
+    typer.echo(secret)
+
+
+@keys.command("list")
+def list_keys(*, as_json: AsJson = False, data: DataFolder = DATA) -> None:
+    """List the keys by name: what each is for, and since when. No key can be printed again."""
+    import asyncio  # noqa: PLC0415 - see the top
+    import json  # noqa: PLC0415 - see the top
+
+    from engine import service_keys  # noqa: PLC0415 - see the top
+
+    rows = [
+        {"name": row.name, "scopes": list(row.scopes), "created_at": _instant(row.created_at_ms)}
+        for row in asyncio.run(service_keys.every(_talking(data)))
+    ]
+    if as_json:
+        typer.echo(json.dumps({"keys": rows}))
+    else:
+        lines = (f"{row['name']}\t{' '.join(row['scopes'])}\t{row['created_at']}" for row in rows)
+        typer.echo("\n".join(lines) or "no keys")
+
+
+@keys.command("revoke")
+def revoke_key(
+    name: Annotated[str, typer.Argument(help="Whose key.")], *, data: DataFolder = DATA
+) -> None:
+    """Revoke a key: every API process that hears Postgres refuses it within moments.
+
+    Exits with 0; 2: there is no key of this name, or could not run.
+    """
+    import asyncio  # noqa: PLC0415 - see the top
+
+    from engine import service_keys  # noqa: PLC0415 - see the top
+
+    if not asyncio.run(service_keys.revoke(_talking(data), name)):
+        raise Misconfigured(f"there is no key {name}")
+    typer.echo(f"{name} is revoked")
+
+
 @app.command(context_settings=PASS_ON_ALL)
 def psql(context: typer.Context, data: DataFolder = DATA) -> None:
     """Open the ledger of the running engine in psql, or run its arguments: -c 'SELECT …'."""
@@ -325,20 +395,23 @@ def _settle(settlements: AsyncIterator[Settlement]) -> None:
 
 def _facts(letter: Letter) -> dict[str, object]:
     """A letter's columns by name."""
-    from datetime import UTC, datetime  # noqa: PLC0415 - see the top
-
     from engine.dead_letters import item_of  # noqa: PLC0415 - see the top
 
     item = item_of(letter.entry)
-    at = datetime.fromtimestamp(letter.set_aside_at_ms // 1000, UTC)
     return {
         "id": letter.id,
-        "set_aside_at": f"{at:%Y-%m-%dT%H:%M:%SZ}",
+        "set_aside_at": _instant(letter.set_aside_at_ms),
         "event_id": letter.event_id,
         "user_id": item.user_id if item else None,
         "kind": item.kind if item else "poison",
         "reason": letter.reason,
     }
+
+
+def _instant(at_ms: int) -> str:
+    from datetime import UTC, datetime  # noqa: PLC0415 - see the top
+
+    return f"{datetime.fromtimestamp(at_ms // 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _print_letters(letters: list[Letter], total: int, *, as_json: bool) -> None:

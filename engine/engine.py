@@ -28,7 +28,7 @@ from engine.errors import (
 )
 from engine.hydrate import Hydration
 from engine.ledger import Ledger
-from engine.limiter import Limiter
+from engine.limiter import UNLIMITED, Limiter
 from engine.log import get_logger
 from engine.model import (
     BY_HAND,
@@ -49,11 +49,13 @@ from engine.model import (
 )
 from engine.outbox import Outbox
 from engine.recovery import Recovery, check_servers, redis_client
+from engine.service_keys import ServiceKeys
 from engine.tasks import stop
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Coroutine
 
+    from engine.limiter import Allowance
     from engine.scripts import Look
     from engine.settings import Settings
 
@@ -107,6 +109,8 @@ class Engine:
             if settings.rate_limit_max
             else None
         )
+        self.service_keys = ServiceKeys(self._ledger) if settings.auth == "token" else None
+        """Who may call; None unless service keys say it."""
         self._reopening: dict[int, asyncio.Task[int]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._away: Unavailable | None = None
@@ -131,6 +135,8 @@ class Engine:
             raise
         engine._start(engine._hear_drains())
         engine._start(engine._hear_hands())
+        if engine.service_keys:
+            engine._start(engine.service_keys.follow())
         return engine
 
     async def close(self) -> None:
@@ -187,10 +193,13 @@ class Engine:
             return await self._refused(refusal, event_id, user_id, lane)
         return Reservation(word, booking, at_ms, status)
 
-    async def cancel(self, booking: int, *, wait_ms: int) -> Cancellation:
+    async def cancel(
+        self, booking: int, *, wait_ms: int, user_id: str | None = None
+    ) -> Cancellation:
         """Give a booking's seat back, and wait until the ledger knows, at most ``wait_ms``.
 
-        Repeated, it answers the same again.
+        Repeated, it answers the same again. Where a user is named, a booking of another one is not
+        found.
         """
         if (item := await self._reserve_of(booking)) is not None:
             lane = self._lanes[booking_partition(booking)]
@@ -200,6 +209,8 @@ class Engine:
         for _ in range(MAX_ATTEMPTS):
             found = await self.booking(booking)
             if found is None or found.status in (Status.REJECTED, Status.LOST):
+                return _NO_BOOKING
+            if user_id is not None and found.user_id != user_id:
                 return _NO_BOOKING
             lane = self._lanes[found.event_id % self._partitions]
             if found.status is Status.CANCELLED:
@@ -262,9 +273,9 @@ class Engine:
             return None
         return Availability(Event(event_id, look.name, look.total), look.left, "redis")
 
-    async def admit(self, caller: str) -> int:
-        """Count a call against its caller's rate limit; 0, or in how many ms to try again."""
-        return await self._limiter.wait_ms(caller) if self._limiter else 0
+    async def admit(self, caller: str) -> Allowance:
+        """Count a call against its caller's rate limit."""
+        return await self._limiter.admit(caller) if self._limiter else UNLIMITED
 
     async def statistics(self, user_id: str) -> UserStatistics:
         """Read what a user has in the ledger."""
@@ -578,7 +589,9 @@ class Engine:
             await asyncio.sleep(RETRY_S)
 
     def _heard(self, news: str) -> None:
-        """What a hand has changed may be an event that was not there before."""
+        """What a hand has changed may be an event that was not there before, or a service key."""
+        if self.service_keys and news in ("keys", "all"):
+            self.service_keys.changed()
         words = news.split(" ", 2)
         known = len(words) > 1 and words[1].isdecimal()
         self._hydration.appeared(int(words[1]) if known else None)
