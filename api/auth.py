@@ -250,7 +250,7 @@ def _keys_of(settings: Settings) -> Callable[[dict[str, Any]], jwt.PyJWK]:
     ((name, value),) = named.items()
     try:
         if name == "JWT_JWKS_FILE":
-            return _by_id(jwt.PyJWKSet.from_json(_read(value)))
+            return _by_id(jwt.PyJWKSet.from_dict(msgspec.json.decode(_read(value), type=dict)))
         key = _of_secret(value) if name == "JWT_SECRET" else _of_public_key(_read(value))
     except (OSError, ValueError, jwt.PyJWTError) as error:
         raise Misconfigured(f"{name}: {error}") from None

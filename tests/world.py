@@ -110,6 +110,16 @@ class Stores:
                     return False
         return True
 
+    def onsale(self, *args: str) -> subprocess.CompletedProcess[str]:
+        """Run an ``onsale`` command against these stores."""
+        named = environment(
+            DATABASE_URL=self.database_url,
+            REDIS_URL=self.redis_url,
+            PARTITIONS=str(self.partitions),
+        )
+        argv = [sys.executable, "-m", "engine.cli", *args]
+        return subprocess.run(argv, env=named, capture_output=True, text=True, check=False)
+
     async def count_seats(self) -> None:
         """Count independently: available + booked = total, and both stores say the same."""
         await until(self.is_drained)
@@ -222,16 +232,6 @@ class Sale(Stores):
     def caller(self) -> Caller:
         """Somebody who calls the API."""
         return Caller(self.api)
-
-    def onsale(self, *args: str) -> subprocess.CompletedProcess[str]:
-        """Run an ``onsale`` command against this sale."""
-        named = environment(
-            DATABASE_URL=self.database_url,
-            REDIS_URL=self.redis_url,
-            PARTITIONS=str(self.partitions),
-        )
-        argv = [sys.executable, "-m", "engine.cli", *args]
-        return subprocess.run(argv, env=named, capture_output=True, text=True, check=False)
 
     async def reconcile(self) -> subprocess.CompletedProcess[str]:
         """A dry reconciliation, once the ledger has taken everything."""
