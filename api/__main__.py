@@ -42,7 +42,12 @@ def main() -> None:
         refuse(f"cannot listen on {address}: {error}")
     configure(settings)
     get_logger(__name__).info("listening", address=address, processes=settings.api_workers)
-    config = Config(
+    sys.exit(serve(config_of(settings), listener))
+
+
+def config_of(settings: Settings) -> Config:
+    """How uvicorn is to serve."""
+    return Config(
         "api.app:create",
         factory=True,
         loop="uvloop",
@@ -59,7 +64,6 @@ def main() -> None:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=15,
     )
-    sys.exit(serve(config, listener))
 
 
 def serve(config: Config, listener: socket.socket) -> int:

@@ -268,8 +268,8 @@ def build(
         await (reserve if scope["path"] == _RESERVE else router)(scope, receive, send)
 
     app: ASGIApp = dispatch
-    if rate_limit:
-        app = RateLimit(app, engine, max_calls=rate_limit)
+    if rate_limit:  # what is refused within says what is left, too
+        app = RateLimit(Problems(app), engine, max_calls=rate_limit)
     if verifier:
         app = Identify(app, verifier)
         for resource in resources.values():
