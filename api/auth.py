@@ -7,7 +7,6 @@ With ``AUTH=none`` nothing of this is there.
 
 from __future__ import annotations
 
-import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
@@ -34,7 +33,6 @@ MAX_REMEMBERED: Final = 10_000
 MIN_SECRET_BYTES: Final = 32
 """Of HS256 (RFC 7518, section 3.2)."""
 
-_BEARER = re.compile(rb"bearer +([!-~]+) *", re.IGNORECASE)
 _UNREADABLE = Texts(
     "Authorization must be there once, as `Bearer` and a token.",
     "Заголовок Authorization должен быть один: `Bearer` и токен.",
@@ -185,11 +183,11 @@ class Identify:
         said = [value for name, value in headers if name == b"authorization"]
         if not said:
             return STRANGER
-        match = _BEARER.fullmatch(said[0]) if len(said) == 1 else None
-        if match is None:
+        scheme, _, token = said[0].partition(b" ")
+        if len(said) > 1 or scheme.lower() != b"bearer" or not token:
             return STRANGER._replace(detail=_UNREADABLE)
         try:
-            return self._verifier.caller(match[1])
+            return self._verifier.caller(token.strip(b" "))
         except Refused as refused:
             return STRANGER._replace(detail=refused.detail)
         except LedgerAway:

@@ -201,7 +201,8 @@ class Engine:
         Repeated, it answers the same again. Where a user is named, a booking of another one is not
         found.
         """
-        if (item := await self._reserve_of(booking)) is not None:
+        item = await self._reserve_of(booking)
+        if item is not None and user_id in (None, item.user_id):
             lane = self._lanes[booking_partition(booking)]
             decision = await self._free(lane, item.event_id, item.user_id, item.number)
             if decision and decision.word is Word.CANCELLED:
@@ -592,6 +593,8 @@ class Engine:
         """What a hand has changed may be an event that was not there before, or a service key."""
         if self.service_keys and news in ("keys", "all"):
             self.service_keys.changed()
+        if news == "keys":
+            return
         words = news.split(" ", 2)
         known = len(words) > 1 and words[1].isdecimal()
         self._hydration.appeared(int(words[1]) if known else None)
