@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from api import auth, routes
+from engine import tracing
 from engine.engine import Engine
 from engine.errors import Misconfigured
 from engine.log import configure
@@ -49,6 +50,7 @@ class Application:
         """
         await receive()
         try:
+            flush = tracing.start("onsale-api") if self._settings.otel else None
             engine = await Engine.open(self._settings)
             verifier = auth.verifier(self._settings, engine)
         except Misconfigured as refused:
@@ -60,11 +62,17 @@ class Application:
             rate_limit=self._settings.rate_limit_max,
             verifier=verifier,
         )
+        if tracing.tracer:
+            from api.tracing import Trace  # noqa: PLC0415  an extra
+
+            self._http = Trace(self._http, tracing.tracer)
         calm_the_garbage_collector()
         with released_on_signal(engine):
             await send({"type": "lifespan.startup.complete"})
             await receive()
         await engine.close()
+        if flush:
+            await asyncio.to_thread(flush)
         await send({"type": "lifespan.shutdown.complete"})
 
 

@@ -57,6 +57,8 @@ class Settings(BaseSettings):
     rate_limit_max: int = Field(default=100, ge=0, description="0 is off")
     rate_limit_time_window: int = Field(default=60_000, ge=1, description="milliseconds")
 
+    otel: bool = False
+
     log_format: Literal["pretty", "json"] = "pretty"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

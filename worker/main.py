@@ -20,7 +20,7 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from engine import keys
+from engine import keys, tracing
 from engine.drain import Brake
 from engine.errors import REDIS_ERRORS, Misconfigured, Unavailable
 from engine.log import configure, get_logger
@@ -136,7 +136,10 @@ def main() -> None:
         if sys.argv[1:] == ["--check"]:
             sys.exit(0 if asyncio.run(is_healthy(settings)) else 1)
         configure(settings)
+        flush = tracing.start("onsale-worker") if settings.otel else None
         uvloop.run(work(settings))
+        if flush:
+            flush()
     except Misconfigured as error:
         refuse(error)
 
