@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from hashlib import blake2b
+from threading import Thread
 from typing import TYPE_CHECKING, Final
 
 from engine.errors import Misconfigured
@@ -25,14 +26,14 @@ if TYPE_CHECKING:
 
     from engine.model import Item
 
-FLUSH_MS: Final = 2000
+FLUSH_S: Final = 2.0
 
 tracer: Tracer | None = None
 """What makes spans; None while nothing is traced."""
 
 
-def start(service: str, processor: SpanProcessor | None = None) -> Callable[[], object]:
-    """Begin to trace; answers what sends the rest at the end.
+def start(service: str, processor: SpanProcessor | None = None) -> Callable[[], None]:
+    """Begin to trace; answers what sends the rest at the end, and gives up after a moment.
 
     Where spans go, how many, and under which name: the environment of OpenTelemetry's SDK says it
     (``OTEL_EXPORTER_OTLP_ENDPOINT``, ``OTEL_TRACES_SAMPLER``, ``OTEL_SERVICE_NAME`` and kin).
@@ -58,7 +59,14 @@ def start(service: str, processor: SpanProcessor | None = None) -> Callable[[], 
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(processor or BatchSpanProcessor(OTLPSpanExporter()))
     tracer = provider.get_tracer("onsale")
-    return lambda: provider.force_flush(FLUSH_MS)
+
+    def flush() -> None:
+        # The SDK's own bound does not hold: an exporter tries again for longer.
+        sending = Thread(target=provider.force_flush, daemon=True)
+        sending.start()
+        sending.join(FLUSH_S)
+
+    return flush
 
 
 def of_booking(booking: int) -> SpanContext:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from threading import Event
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from httpx2 import ASGITransport, AsyncClient
+from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
@@ -146,6 +148,22 @@ def test_a_trace_from_an_id(booking: int) -> None:
     assert one == again
     assert one.is_valid
     assert one.trace_id != tracing.of_booking(booking - 1).trace_id
+
+
+def test_a_collector_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Holds nobody up at the end."""
+    monkeypatch.setattr(tracing, "tracer", None)
+    monkeypatch.setattr(tracing, "FLUSH_S", 0.1)
+    answers = Event()
+
+    class Hanging(SpanProcessor):
+        def force_flush(self, timeout_millis: int = 30_000) -> bool:
+            return answers.wait(timeout_millis)
+
+    flush = tracing.start("test", Hanging())
+    flush()
+    assert not answers.is_set()
+    answers.set()
 
 
 def test_it_is_off() -> None:
