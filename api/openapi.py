@@ -127,12 +127,13 @@ def _given(description: str, example: msgspec.Struct, *headers: str) -> Json:
     }
 
 
-def _text(description: str, media_type: str, example: str, *headers: str) -> Json:
+def _page(description: str, media_type: str, example: object, *headers: str) -> Json:
     """An answer that is described elsewhere."""
+    kind = "string" if isinstance(example, str) else "object"
     return {
         "description": description,
         "headers": _headers(*headers),
-        "content": {media_type: {"schema": {"type": "string"}, "example": example}},
+        "content": {media_type: {"schema": {"type": kind}, "example": example}},
     }
 
 
@@ -323,41 +324,55 @@ def _statistics(path: str) -> Json:
 
 
 def _operating() -> Json:
-    health = _given("The process answers.", schemas.Health(_NOW))
-    ready = _given("Every part works.", schemas.Readiness(_PARTS))
     sample = 'onsale_reservations_total{outcome="sold_out"} 17.0\n'
-    metrics = _text("Metrics in the Prometheus text format.", "text/plain", sample)
-    page = _text(
-        "This description, to read and to try.",
-        "text/html",
-        "<!DOCTYPE html>",
-        "Content-Security-Policy",
-    )
-    described = _given("This description.", schemas.Health(_NOW))
-    described["content"] = {
-        "application/json": {"schema": {"type": "object"}, "example": {"openapi": "3.1.0"}}
-    }
+    policy = "Content-Security-Policy"
     return {
-        path: {"get": _call(path, path.strip("/").partition(".")[0], summary, **more)}
-        for path, summary, more in (
-            ("/health", "Whether the process answers", {"needs": None, "gives": {"200": health}}),
-            (
+        "/health": {
+            "get": _call(
+                "/health",
+                "health",
+                "Whether the process answers",
+                needs=None,
+                gives={"200": _given("The process answers.", schemas.Health(_NOW))},
+            )
+        },
+        "/ready": {
+            "get": _call(
                 "/ready",
+                "ready",
                 "Whether every part works",
-                {"needs": None, "gives": {"200": ready}, "refuses": ("not_ready",)},
-            ),
-            (
+                needs=None,
+                gives={"200": _given("Every part works.", schemas.Readiness(_PARTS))},
+                refuses=("not_ready",),
+            )
+        },
+        "/metrics": {
+            "get": _call(
                 "/metrics",
+                "metrics",
                 "Metrics for Prometheus",
-                {"needs": Permission.METRICS, "gives": {"200": metrics}},
-            ),
-            (
+                needs=Permission.METRICS,
+                gives={"200": _page("In the Prometheus text format.", "text/plain", sample)},
+            )
+        },
+        "/openapi.json": {
+            "get": _call(
                 "/openapi.json",
+                "openapi",
                 "This API in OpenAPI 3.1",
-                {"needs": None, "gives": {"200": described}},
-            ),
-            ("/docs", "This API to read and to try", {"needs": None, "gives": {"200": page}}),
-        )
+                needs=None,
+                gives={"200": _page("This.", "application/json", {"openapi": "3.1.0"})},
+            )
+        },
+        "/docs": {
+            "get": _call(
+                "/docs",
+                "docs",
+                "This API to read and to try",
+                needs=None,
+                gives={"200": _page("This, in a browser.", "text/html", "<!DOCTYPE html>", policy)},
+            )
+        },
     }
 
 
