@@ -42,12 +42,7 @@ def main() -> None:
         refuse(f"cannot listen on {address}: {error}")
     configure(settings)
     get_logger(__name__).info("listening", address=address, processes=settings.api_workers)
-    sys.exit(serve(config_of(settings), listener))
-
-
-def config_of(settings: Settings) -> Config:
-    """How uvicorn is to serve."""
-    return Config(
+    config = Config(
         "api.app:create",
         factory=True,
         loop="uvloop",
@@ -58,12 +53,12 @@ def config_of(settings: Settings) -> Config:
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=bool(settings.trusted_proxies),
-        forwarded_allow_ips=settings.trusted_proxies,
+        proxy_headers=False,
         backlog=BACKLOG,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=15,
     )
+    sys.exit(serve(config, listener))
 
 
 def serve(config: Config, listener: socket.socket) -> int:

@@ -11,7 +11,9 @@ import signal
 import sys
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
+
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from api import auth, routes
 from engine import tracing
@@ -62,6 +64,8 @@ class Application:
             rate_limit=self._settings.rate_limit_max,
             verifier=verifier,
         )
+        if self._settings.trusted_proxies:
+            self._http = behind(self._settings.trusted_proxies, self._http)
         if tracing.tracer:
             from api.tracing import Trace  # noqa: PLC0415  an extra
 
@@ -82,6 +86,11 @@ def create() -> Application:
     settings = Settings()
     configure(settings)
     return Application(settings)
+
+
+def behind(proxies: str, app: ASGIApp) -> ASGIApp:
+    """An app whose callers' addresses are those that these proxies say; strangers say nothing."""
+    return cast("ASGIApp", ProxyHeadersMiddleware(cast("Any", app), proxies))
 
 
 def calm_the_garbage_collector() -> None:

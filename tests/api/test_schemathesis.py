@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests import world
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -29,6 +31,7 @@ async def test_schemathesis_finds_nothing(
         *("run", f"{live_api}/openapi.json", "--seed", SEED, "--max-examples", MAX_EXAMPLES),
         *("--checks", "all", "--no-color"),
         cwd=tmp_path,
+        env=world.environment(PYTHONPATH=str(CONFIG.parents[2])),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
