@@ -133,7 +133,7 @@ class Tokens:
             return known[0]
         try:
             claims = self._claims_of(token)
-        except (jwt.PyJWTError, RecursionError) as error:
+        except jwt.PyJWTError as error:
             self._known.pop(token, None)
             raise Refused("unauthorized", _fault_of(error)) from None
         caller = _user(claims)
@@ -219,7 +219,7 @@ def check_user(scope: Scope, user_id: str) -> None:
         raise Refused("forbidden")
 
 
-def _fault_of(error: Exception) -> Texts:
+def _fault_of(error: jwt.PyJWTError) -> Texts:
     kinds = _FAULTS_OF_A_TOKEN.items()
     return next((text for kind, text in kinds if isinstance(error, kind)), _UNREADABLE_TOKEN)
 

@@ -320,7 +320,6 @@ def test_settings_that_cannot_be(more: dict[str, str], reason: str, tmp_path: Pa
         [("authorization", "Bearer ")],
         [("authorization", "Bearer a b")],
         [("authorization", "Basic YTpi")],
-        [("authorization", "Bearer a"), ("authorization", "Bearer a")],
     ],
 )
 async def test_no_token(headers: list[tuple[str, str]]) -> None:
@@ -328,6 +327,14 @@ async def test_no_token(headers: list[tuple[str, str]]) -> None:
     async with over(None, verifier=Tokens(_settings())) as client:
         answer = await client.get("/api/events/1", headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
+
+
+async def test_two_tokens() -> None:
+    """Two callers are nobody, though each alone would do."""
+    twice = [("authorization", f"Bearer {_token(sub=user)}") for user in ("ann", "ben")]
+    async with over(None, verifier=Tokens(_settings())) as client:
+        assert (await client.get("/api/events/1", headers=twice)).status_code == 401
+        assert (await client.get("/api/events/1", headers=twice[1:])).status_code == 404
 
 
 async def test_any_case() -> None:

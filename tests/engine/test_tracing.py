@@ -141,6 +141,18 @@ async def test_what_was_taken_before_is_not_noted_again(
     assert len(spans.get_finished_spans()) == before
 
 
+async def test_a_batch_in_parts(spans: InMemorySpanExporter, shop: Shop) -> None:
+    """Where the ledger refuses one of a batch, each booking in it is noted once all the same."""
+    event_id = await shop.open_event(5)
+    ann, ben = await shop.reserve(event_id, "ann", "ben")
+    await shop.write_by_hand(by="hand")
+    (cem,) = await shop.reserve(event_id, "cem")
+    await shop.drain()
+    made = [number for number in (ann, ben, cem) if isinstance(number, Number)]
+    bookings = [tracing.of_booking(booking_id(n, shop.partition)).trace_id for n in made]
+    assert [_trace_of(span) for span in _named(spans, "reserve taken")] == bookings
+
+
 @pytest.mark.parametrize("booking", [1, 128, 549755814017, MAX_BOOKING_ID])
 def test_a_trace_from_an_id(booking: int) -> None:
     """The same in every process, another for every booking, and one that may be."""
