@@ -88,10 +88,10 @@ class Stores:
         return event_id
 
     async def digest(self) -> int:
-        """A value that changes when anything that a caller can change does."""
+        """A value that changes when anything that a caller can change does, but for his limit."""
         seen: list[object] = []
         async with Redis.from_url(self.redis_url) as redis:
-            found = [key async for key in redis.scan_iter("onsale:{*", count=1000)]
+            found = [key async for key in redis.scan_iter("onsale:{[0-9]*", count=1000)]
             seen += [(key, await redis.dump(key)) for key in sorted(found)]
         async with self.ledger() as ledger:
             for table in ("events", "bookings", "ended_bookings", "epochs"):
