@@ -592,6 +592,7 @@ def document() -> bytes:
     _, components = msgspec.json.schema_components(
         _TYPES, ref_template="#/components/schemas/{name}"
     )
+    components["EventChange"]["minProperties"] = 1  # which a type cannot say
     return encode(
         {
             "openapi": "3.1.0",
