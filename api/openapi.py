@@ -136,7 +136,7 @@ _PARAMETERS: Json = {
             f"up to {MAX_WAIT_SECONDS} (RFC 7240)."
         ),
         "schema": {"type": "string"},
-        "examples": {"now": {"value": "respond-async"}, "patient": {"value": "wait=5"}},
+        "examples": {"patient": {"value": "wait=5"}, "now": {"value": "respond-async"}},
     },
     "X-Request-Id": {
         "name": "X-Request-Id",
