@@ -14,7 +14,8 @@ FROM python:3.13-slim
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
     pip install --no-cache-dir --no-index /wheels/*.whl \
     && useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin onsale
-ENV PYTHONUNBUFFERED=1 HOST=0.0.0.0 PORT=8000 LOG_FORMAT=json
+# Who may call is chosen here because of HOST: services with a key, unless it is said otherwise.
+ENV PYTHONUNBUFFERED=1 HOST=0.0.0.0 PORT=8000 AUTH=token LOG_FORMAT=json
 # By number, so that an orchestrator can see that it is not root.
 USER 10001
 WORKDIR /srv

@@ -12,6 +12,7 @@ from uvicorn import Config, Server
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
+from api import auth
 from engine.errors import Misconfigured
 from engine.log import configure, get_logger
 from engine.settings import Settings
@@ -28,12 +29,16 @@ def main() -> None:
     """
     try:
         settings = Settings.load()
+        auth.check(settings)
     except Misconfigured as error:
         refuse(str(error))
     handed_over = os.environ.get("LISTEN_FD")
     address = f"LISTEN_FD={handed_over}" if handed_over else f"{settings.host}:{settings.port}"
     try:
         listener = adopt(handed_over) if handed_over else listen(settings)
+        check_exposure(listener, settings)
+    except Misconfigured as error:
+        refuse(str(error))
     except (OSError, ValueError, OverflowError) as error:
         refuse(f"cannot listen on {address}: {error}")
     drop_the_deaf(listener)
@@ -86,8 +91,10 @@ def listen(settings: Settings) -> socket.socket:
     """Open a listening socket.
 
     Raises:
+        Misconfigured: It can be reached from outside, and nobody said who may call.
         OSError: The address is taken, or not of this machine.
     """
+    settings.check_exposure(settings.host)
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -104,6 +111,16 @@ def drop_the_deaf(listener: socket.socket) -> None:
     """
     if sys.platform == "linux":
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DROPPED_AFTER_MS)
+
+
+def check_exposure(listener: socket.socket, settings: Settings) -> None:
+    """Refuse a socket of the network where nobody said who may call.
+
+    Raises:
+        Misconfigured: It is one.
+    """
+    if listener.family != socket.AF_UNIX:
+        settings.check_exposure(listener.getsockname()[0])
 
 
 def refuse(reason: str) -> NoReturn:

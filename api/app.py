@@ -11,9 +11,12 @@ import signal
 import sys
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
-from api import routes
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+from api import auth, routes
+from engine import tracing
 from engine.engine import Engine
 from engine.errors import Misconfigured
 from engine.log import configure
@@ -49,21 +52,32 @@ class Application:
         """
         await receive()
         try:
+            flush = tracing.start("onsale-api") if self._settings.otel else None
             engine = await Engine.open(self._settings)
+            verifier = auth.verifier(self._settings, engine)
         except Misconfigured as refused:
             await send({"type": "lifespan.startup.failed", "message": f"onsale: {refused}"})
             return
         self._http = routes.build(
             engine,
             wait_ms=self._settings.reserve_wait_ms,
-            rate_limit=self._settings.rate_limit_max > 0,
+            rate_limit=self._settings.rate_limit_max,
             log_requests=self._settings.log_level == "debug",
+            verifier=verifier,
         )
+        if self._settings.trusted_proxies:
+            self._http = behind(self._settings.trusted_proxies, self._http)
+        if tracing.tracer:
+            from api.tracing import Trace  # noqa: PLC0415  an extra
+
+            self._http = Trace(self._http, tracing.tracer)
         calm_the_garbage_collector()
         with released_on_signal(engine):
             await send({"type": "lifespan.startup.complete"})
             await receive()
         await engine.close()
+        if flush:
+            await asyncio.to_thread(flush)
         await send({"type": "lifespan.shutdown.complete"})
 
 
@@ -73,6 +87,11 @@ def create() -> Application:
     settings = Settings()
     configure(settings)
     return Application(settings)
+
+
+def behind(proxies: str, app: ASGIApp) -> ASGIApp:
+    """An app whose callers' addresses are those that these proxies say; strangers say nothing."""
+    return cast("ASGIApp", ProxyHeadersMiddleware(cast("Any", app), proxies))
 
 
 def calm_the_garbage_collector() -> None:

@@ -1,4 +1,4 @@
-"""What is around every endpoint: problems for what it raises, request ids, the rate limit."""
+"""What stands around every call: its id, its caller's limit, an answer to whatever it raises."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from uuid import uuid4
 import msgspec
 from structlog.contextvars import bound_contextvars, get_contextvars
 
+from api.languages import language_of
 from api.problems import FAULTS, Refused, fault, problem, refusal
 from engine.log import get_logger
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from api.answers import Header
     from engine.engine import Engine
+    from engine.limiter import Allowance
 
 log = get_logger(__name__)
 _FAULTS = tuple(FAULTS)
@@ -27,22 +29,59 @@ _GOOD_ID = re.compile(rb"[!-~]{1,128}")
 
 
 class RateLimit:
-    """Lets each caller, known by his address, make only so many calls below ``/api/``."""
+    """Lets each caller make only so many calls below ``/api/``, and says how many are left.
 
-    def __init__(self, app: ASGIApp, engine: Engine) -> None:
+    A caller is who his token says he is, else the address that he comes from.
+    """
+
+    def __init__(self, app: ASGIApp, engine: Engine, *, max_calls: int) -> None:
         self._app = app
         self._engine = engine
+        self._limit: Header = (b"x-ratelimit-limit", b"%d" % max_calls)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or say when to come again."""
-        if scope["path"].startswith("/api/"):
-            caller = scope["client"][0] if scope.get("client") else ""
-            wait_ms = await self._engine.admit(caller)
-            if wait_ms:
-                seconds = -(-wait_ms // 1000)
-                await problem("rate_limited", retry_after_seconds=seconds).send(send)
-                return
-        await self._app(scope, receive, send)
+        if not scope["path"].startswith("/api/"):
+            await self._app(scope, receive, send)
+            return
+        made = await self._engine.admit(_name_of(scope))
+        marked = _marked(send, self._limit, *_left(made))
+        if made.wait_ms:
+            seconds, language = _seconds(made.wait_ms), language_of(scope)
+            await problem("rate_limited", language, retry_after_seconds=seconds).send(marked)
+        else:
+            await self._app(scope, receive, marked)
+
+
+def _name_of(scope: Scope) -> str:
+    caller = scope.get("caller")
+    if caller and caller.name:
+        name: str = caller.name
+        return name
+    return scope["client"][0] if scope.get("client") else ""
+
+
+def _left(made: Allowance) -> tuple[Header, Header]:
+    """What is left of a limit, and in how many seconds it is whole again."""
+    return (
+        (b"x-ratelimit-remaining", b"%d" % made.remaining),
+        (b"x-ratelimit-reset", b"%d" % _seconds(made.reset_ms)),
+    )
+
+
+def _seconds(ms: int) -> int:
+    return -(-ms // 1000)
+
+
+def _marked(send: Send, *headers: Header) -> Send:
+    """Send an answer with more headers; it is copied, since many are shared."""
+
+    async def marked(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], *headers]}
+        await send(message)
+
+    return marked
 
 
 class Problems:
@@ -50,9 +89,6 @@ class Problems:
 
     Endpoints send their answer as their last act, so nothing has been sent yet when one raises; a
     stream, which sends for long, raises nothing.
-
-    A caller's ``X-Request-Id`` is in his answer and in every line that is written for his request.
-    Who sends none is not given one, unless his request fails: ids are not free.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -60,16 +96,12 @@ class Problems:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on; answer a refusal, a fault, or a defect."""
-        for name, value in scope["headers"]:
-            if name == _REQUEST_ID:
-                await self._named(value, scope, receive, send)
-                return
         try:
             await self._app(scope, receive, send)
         except Refused as refused:
-            await refusal(refused).send(send)
+            await refusal(refused, language_of(scope)).send(send)
         except _FAULTS as error:
-            await fault(error).send(send)
+            await fault(error, language_of(scope)).send(send)
         except Exception:
             # The raw path: the decoded one may hold line feeds.
             path = scope["raw_path"].decode("ascii", "replace")
@@ -79,23 +111,28 @@ class Problems:
                 "request_failed", method=scope["method"], path=path, request_id=request_id
             )
             named = () if known else ((_REQUEST_ID, request_id.encode()),)
-            await problem("internal_error", *named).send(send)
+            await problem("internal_error", language_of(scope), *named).send(send)
 
-    async def _named(self, request_id: bytes, scope: Scope, receive: Receive, send: Send) -> None:
-        """The same for a request with an id; one that is no 1 to 128 visible characters is none."""
-        scope["headers"] = [pair for pair in scope["headers"] if pair[0] != _REQUEST_ID]
-        if not _GOOD_ID.fullmatch(request_id):
-            await self(scope, receive, send)
-            return
-        header: Header = (_REQUEST_ID, request_id)
 
-        async def echo(message: Message) -> None:
-            if message["type"] == "http.response.start":  # built once for many: never changed
-                message = {**message, "headers": [*message["headers"], header]}
-            await send(message)
+class RequestIds:
+    """Has a caller's ``X-Request-Id`` in his answer, and in every line written for his request.
 
-        with bound_contextvars(request_id=request_id.decode()):
-            await self(scope, receive, echo)
+    Who sends none is not given one, unless his request fails: ids are not free.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on; an id that is no 1 to 128 visible characters is none."""
+        for name, value in scope["headers"]:
+            if name == _REQUEST_ID:
+                if _GOOD_ID.fullmatch(value):
+                    with bound_contextvars(request_id=value.decode()):
+                        await self._app(scope, receive, _marked(send, (_REQUEST_ID, value)))
+                    return
+                break
+        await self._app(scope, receive, send)
 
 
 class _Facts(msgspec.Struct):

@@ -1,7 +1,8 @@
 """Every no of this API: one table from a code to its HTTP status and its texts (RFC 9457).
 
-``detail`` is for developers. ``error`` is what clients of the first system show to people, hence
-Russian. A code is a promise: it is never renamed, and a new reason gets a new code.
+``detail`` is for developers, in the language that ``Accept-Language`` asks for. ``error`` is what
+clients of the first system show to people, hence always Russian; it is also the title of an answer
+in that language. A code is a promise: it is never renamed, and a new reason gets a new code.
 """
 
 from __future__ import annotations
@@ -9,9 +10,22 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from api.answers import Answer, Header, answer, encode, location
+from api.languages import Language
 from engine.errors import Fault, LedgerAway, Overloaded, RedisAway
 
 PROBLEM_JSON = b"application/problem+json"
+_VARY: Header = (b"vary", b"accept-language")
+
+
+class Texts(NamedTuple):
+    """A sentence in each of our languages, in the order of ``Language``."""
+
+    en: str
+    ru: str
+
+    def of(self, language: Language) -> str:
+        """The sentence in a language."""
+        return self.en if language is Language.EN else self.ru
 
 
 class Problem(NamedTuple):
@@ -19,9 +33,10 @@ class Problem(NamedTuple):
 
     status: int
     title: str
-    detail: str
+    detail: Texts
     error: str
     retry_after_seconds: int | None = None
+    headers: tuple[Header, ...] = ()
 
 
 PROBLEMS: dict[str, Problem] = {
@@ -29,133 +44,264 @@ PROBLEMS: dict[str, Problem] = {
     "sold_out": Problem(
         409,
         "Sold out",
-        "No seat was left at this instant.",
-        "Все места забронированы",  # noqa: RUF001  Russian
+        Texts(
+            "No seat was left at this instant.",
+            "В этот момент свободных мест не было.",
+        ),
+        "Все места забронированы",
     ),
     "already_booked": Problem(
         409,
         "Already booked",
-        "This user holds a seat of this event already: see booking_id.",
+        Texts(
+            "This user holds a seat of this event already: see booking_id.",
+            "У этого пользователя уже есть место на это событие: см. booking_id.",
+        ),
         "Вы уже забронировали место на это событие",
     ),
     "event_not_found": Problem(
-        404, "Event not found", "There is no event with this id.", "Событие не найдено"
+        404,
+        "Event not found",
+        Texts(
+            "There is no event with this id.",
+            "События с таким идентификатором нет.",
+        ),
+        "Событие не найдено",
     ),
     "booking_not_found": Problem(
-        404, "Booking not found", "There is no booking with this id.", "Бронирование не найдено"
+        404,
+        "Booking not found",
+        Texts(
+            "There is no booking with this id.",
+            "Бронирования с таким идентификатором нет.",
+        ),
+        "Бронирование не найдено",
     ),
     "below_booked": Problem(
         409,
         "Below what is booked",
-        "The event has more bookings than it would have seats.",
+        Texts(
+            "The event has more bookings than it would have seats.",
+            "Бронирований у события больше, чем стало бы мест.",
+        ),
         "Мест не может быть меньше, чем уже забронировано",
     ),
     # What has become of a booking that can be read no more: ``booking_`` and its status.
     "booking_cancelled": Problem(
-        410, "Booking cancelled", "The seat was given back.", "Бронирование отменено"
+        410,
+        "Booking cancelled",
+        Texts(
+            "The seat was given back.",
+            "Место было возвращено.",
+        ),
+        "Бронирование отменено",
     ),
     "booking_rejected": Problem(
-        410, "Booking rejected", "The ledger refused this booking.", "Бронирование отклонено"
+        410,
+        "Booking rejected",
+        Texts(
+            "The ledger refused this booking.",
+            "Реестр отклонил это бронирование.",
+        ),
+        "Бронирование отклонено",
     ),
     "booking_lost": Problem(
         410,
         "Booking lost",
-        "The booking was accepted, but Redis lost it before the ledger had it. Book again.",
+        Texts(
+            "The booking was accepted, but Redis lost it before the ledger had it. Book again.",
+            "Бронирование было принято, но Redis утратил его прежде, чем о нём узнал реестр. "
+            "Забронируйте снова.",
+        ),
         "Бронирование утрачено из-за сбоя, забронируйте место ещё раз",
     ),
     # What a caller got wrong.
     "invalid_body": Problem(
-        400, "Invalid body", "The body is not what this call takes.", "Некорректное тело запроса"
+        400,
+        "Invalid body",
+        Texts(
+            "The body is not what this call takes.",
+            "Тело запроса не такое, какое принимает этот вызов.",
+        ),
+        "Некорректное тело запроса",
     ),
     "invalid_id": Problem(
-        400, "Invalid id", "The id in the path is not one.", "Некорректный идентификатор"
+        400,
+        "Invalid id",
+        Texts(
+            "The id in the path is not one.",
+            "Идентификатор в пути им не является.",
+        ),
+        "Некорректный идентификатор",
     ),
     "invalid_user_id": Problem(
         400,
         "Invalid user id",
-        "A user id is 1 to 255 characters of UTF-8, none of them a control character.",
+        Texts(
+            "A user id is 1 to 255 characters of UTF-8, none of them a control character.",
+            "Идентификатор пользователя — от 1 до 255 символов UTF-8, без управляющих.",
+        ),
         "Некорректный идентификатор пользователя",
     ),
     "invalid_query": Problem(
         400,
         "Invalid query",
-        "The query is not what this call takes.",
+        Texts(
+            "The query is not what this call takes.",
+            "Параметры запроса не такие, какие принимает этот вызов.",
+        ),
         "Некорректные параметры запроса",
     ),
     "invalid_content_length": Problem(
         400,
         "Invalid Content-Length",
-        "Content-Length is not a number of bytes.",
+        Texts(
+            "Content-Length is not a number of bytes.",
+            "Content-Length — не число байтов.",
+        ),
         "Некорректный заголовок Content-Length",
     ),
     "invalid_idempotency_key": Problem(
         400,
         "Invalid Idempotency-Key",
-        "Idempotency-Key takes 1 to 255 printable ASCII characters.",
+        Texts(
+            "Idempotency-Key takes 1 to 255 printable ASCII characters.",
+            "Idempotency-Key — от 1 до 255 печатных символов ASCII.",
+        ),
         "Некорректный ключ идемпотентности",
     ),
-    "not_found": Problem(404, "Not found", "Nothing is at this path.", "Страница не найдена"),
+    "not_found": Problem(
+        404,
+        "Not found",
+        Texts(
+            "Nothing is at this path.",
+            "По этому пути ничего нет.",
+        ),
+        "Страница не найдена",
+    ),
     "method_not_allowed": Problem(
         405,
         "Method not allowed",
-        "This path does not take this method: see Allow.",
+        Texts(
+            "This path does not take this method: see Allow.",
+            "Этот путь не принимает такого метода: см. Allow.",
+        ),
         "Метод не поддерживается",
     ),
     "body_too_slow": Problem(
         408,
         "Request timeout",
-        "The body did not arrive in time.",
+        Texts(
+            "The body did not arrive in time.",
+            "Тело запроса не пришло вовремя.",
+        ),
         "Время ожидания запроса истекло",
     ),
     "body_too_large": Problem(
-        413, "Content too large", "The body is over 4096 bytes.", "Слишком большой запрос"
+        413,
+        "Content too large",
+        Texts(
+            "The body is over 4096 bytes.",
+            "Тело запроса больше 4096 байтов.",
+        ),
+        "Слишком большой запрос",
     ),
     "unsupported_media_type": Problem(
         415,
         "Unsupported media type",
-        "Content-Type must be application/json, in UTF-8.",
+        Texts(
+            "Content-Type must be application/json, in UTF-8.",
+            "Content-Type должен быть application/json, в UTF-8.",
+        ),
         "Неподдерживаемый формат запроса",
     ),
     "unsupported_content_encoding": Problem(
         415,
         "Unsupported content encoding",
-        "The body must be sent as it is, without a Content-Encoding.",
+        Texts(
+            "The body must be sent as it is, without a Content-Encoding.",
+            "Тело запроса посылают как есть, без Content-Encoding.",
+        ),
         "Неподдерживаемое сжатие запроса",
     ),
     "rate_limited": Problem(
         429,
         "Too many requests",
-        "This caller has sent too many requests.",
+        Texts(
+            "This caller has sent too many requests.",
+            "От этого клиента пришло слишком много запросов.",
+        ),
         "Слишком много запросов, попробуйте позже",
         1,
     ),
+    "unauthorized": Problem(
+        401,
+        "Unauthorized",
+        Texts(
+            "This call needs `Authorization: Bearer` and a token.",
+            "Этому вызову нужен заголовок `Authorization: Bearer` с токеном.",
+        ),
+        "Требуется авторизация",
+        headers=((b"www-authenticate", b"Bearer"),),
+    ),
+    "forbidden": Problem(
+        403,
+        "Forbidden",
+        Texts(
+            "The token is not for this call, or not for this user.",
+            "Токен не для этого вызова или не для этого пользователя.",
+        ),
+        "Недостаточно прав",
+    ),
     # What is broken, or at its bound.
     "internal_error": Problem(
-        500, "Internal error", "This is a defect; it was logged.", "Внутренняя ошибка сервера"
+        500,
+        "Internal error",
+        Texts(
+            "This is a defect; it was logged.",
+            "Это дефект; он записан в журнал.",
+        ),
+        "Внутренняя ошибка сервера",
     ),
     "overloaded": Problem(
         503,
         "Overloaded",
-        "A queue is at its bound. Nothing was decided; try again.",
+        Texts(
+            "A queue is at its bound. Nothing was decided; try again.",
+            "Очередь заполнена. Ничего не решено; повторите запрос.",
+        ),
         "Сервис перегружен, попробуйте ещё раз",
         1,
     ),
     "redis_unavailable": Problem(
         503,
         "Redis is away",
-        "Nothing was decided, or the answer was lost. To try again is safe.",
+        Texts(
+            "Nothing was decided, or the answer was lost. To try again is safe.",
+            "Ничего не решено, или ответ потерян. Повторить запрос безопасно.",
+        ),
         "Сервис временно недоступен, попробуйте ещё раз",
         1,
     ),
     "ledger_unavailable": Problem(
         503,
         "The ledger is away",
-        "Postgres was needed and does not answer. To try again is safe.",
+        Texts(
+            "Postgres was needed and does not answer. To try again is safe.",
+            "Нужен был Postgres, а он не отвечает. Повторить запрос безопасно.",
+        ),
         "Сервис временно недоступен, попробуйте ещё раз",
         1,
     ),
     "not_ready": Problem(
-        503, "Not ready", "A part does not work: see parts.", "Сервис не готов к работе", 1
+        503,
+        "Not ready",
+        Texts(
+            "A part does not work: see parts.",
+            "Какая-то часть не работает: см. parts.",
+        ),
+        "Сервис не готов к работе",
+        1,
     ),
 }
 
@@ -163,7 +309,7 @@ PROBLEMS: dict[str, Problem] = {
 class Refused(Exception):
     """A request that is answered with a problem."""
 
-    def __init__(self, code: str, detail: str | None = None, *headers: Header) -> None:
+    def __init__(self, code: str, detail: Texts | None = None, *headers: Header) -> None:
         super().__init__(code, detail)
         self.code = code
         self.detail = detail
@@ -172,8 +318,9 @@ class Refused(Exception):
 
 def problem(
     code: str,
+    language: Language,
     *headers: Header,
-    detail: str | None = None,
+    detail: Texts | None = None,
     retry_after_seconds: int | None = None,
     **members: object,
 ) -> Answer:
@@ -182,39 +329,49 @@ def problem(
     retry_after_seconds = retry_after_seconds or row.retry_after_seconds
     body = {
         "type": f"/problems/{code}",
-        "title": row.title,
+        "title": row.title if language is Language.EN else row.error,
         "status": row.status,
-        "detail": detail or row.detail,
+        "detail": (detail or row.detail).of(language),
         "code": code,
         "error": row.error,
         **members,
     }
+    headers = (_content_language(language), _VARY, *row.headers, *headers)
     if retry_after_seconds is not None:
         headers = (*headers, (b"retry-after", b"%d" % retry_after_seconds))
     return answer(row.status, encode(body), *headers, media_type=PROBLEM_JSON)
 
 
-BARE = {code: problem(code) for code in PROBLEMS}
+def _content_language(language: Language) -> Header:
+    return (b"content-language", language.encode())
+
+
+BARE = {language: {code: problem(code, language) for code in PROBLEMS} for language in Language}
 """Each problem without a detail of its own, built once: refusals are most of an on-sale."""
 
-_ALREADY_BOOKED: bytes = BARE["already_booked"].body["body"].removesuffix(b"}")
+_ALREADY_BOOKED: dict[Language, bytes] = {
+    language: bare["already_booked"].body["body"].removesuffix(b"}")
+    for language, bare in BARE.items()
+}
 
 
-def already_booked(booking_id: int) -> Answer:
+def already_booked(booking_id: int, language: Language) -> Answer:
     """The refusal that names the booking which the user holds."""
     return answer(
         PROBLEMS["already_booked"].status,
-        b'%b,"booking_id":%d}' % (_ALREADY_BOOKED, booking_id),
+        b'%b,"booking_id":%d}' % (_ALREADY_BOOKED[language], booking_id),
+        _content_language(language),
+        _VARY,
         location(booking_id),
         media_type=PROBLEM_JSON,
     )
 
 
-def refusal(refused: Refused) -> Answer:
+def refusal(refused: Refused, language: Language) -> Answer:
     """The answer to a request that was refused."""
     if refused.detail is None:
-        return BARE[refused.code]
-    return problem(refused.code, *refused.headers, detail=refused.detail)
+        return BARE[language][refused.code]
+    return problem(refused.code, language, *refused.headers, detail=refused.detail)
 
 
 FAULTS: dict[type[Fault], str] = {
@@ -230,6 +387,6 @@ def code_of(error: Fault) -> str:
     return next(found, "internal_error")
 
 
-def fault(error: Fault) -> Answer:
+def fault(error: Fault, language: Language) -> Answer:
     """The answer when something the engine needs is away, or at its bound."""
-    return BARE[code_of(error)]
+    return BARE[language][code_of(error)]

@@ -11,7 +11,8 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 
 import msgspec
 
-from api.problems import Refused
+from api.problems import Refused, Texts
+from api.reasons import in_russian
 from api.schemas import (
     EventChange,
     NewEvent,
@@ -41,6 +42,19 @@ _IDEMPOTENCY_KEY = re.compile(rb"[ -~]{1,255}")
 _JSON_MEDIA_TYPE = re.compile(
     rb'application/json(?:[ \t]*;[ \t]*(?:charset="?utf-8"?|(?!charset=)[!-:<-~]*))*[ \t]*',
     re.IGNORECASE,
+)
+_NO_CHANGE = Texts("Give `name`, `total_seats` or both.", "Укажите `name`, `total_seats` или оба.")
+_NO_QUERY = Texts(
+    "The query is not `name=value` pairs in UTF-8, joined by `&`.",
+    "Параметры запроса — не пары `имя=значение` в UTF-8, соединённые `&`.",
+)
+_BAD_LIMIT = Texts(
+    f"`limit` must be an integer from 1 to {MAX_LIMIT}.",
+    f"`limit` должен быть целым числом от 1 до {MAX_LIMIT}.",
+)
+_NO_CURSOR = Texts(
+    "`after` must be the `next` of an earlier answer.",
+    "`after` должен быть `next` из прежнего ответа.",
 )
 
 
@@ -85,7 +99,10 @@ async def read_body(receive: Receive, deadline: Deadline[asyncio.Task[Any]]) -> 
         if deadline.leave(task):
             raise
         task.uncancel()
-        detail = f"The body did not arrive within {deadline.seconds:g} seconds."
+        detail = Texts(
+            f"The body did not arrive within {deadline.seconds:g} seconds.",
+            f"Тело запроса не пришло за {deadline.seconds:g} с.",
+        )
         raise Refused("body_too_slow", detail, (b"connection", b"close")) from None
     finally:
         deadline.leave(task)
@@ -130,7 +147,7 @@ def parse_event_change(body: bytes) -> EventChange:
     """Read the body of a call that changes an event; it must change something."""
     change = _parse(event_change_decoder, body)
     if change == EventChange():
-        raise Refused("invalid_body", "Give `name`, `total_seats` or both.")
+        raise Refused("invalid_body", _NO_CHANGE)
     return change
 
 
@@ -148,23 +165,30 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> None:
     names = [name for name, _ in pairs]
     for name in names:
         if names.count(name) > 1:
-            raise Refused("invalid_body", f"`{name}` is there more than once.")
+            raise Refused("invalid_body", _twice(name))
 
 
-def _fault_of(body: bytes, error: Exception) -> str:
+def _twice(name: str) -> Texts:
+    return Texts(f"`{name}` is there more than once.", f"`{name}` встречается дважды.")
+
+
+def _fault_of(body: bytes, error: Exception) -> Texts:
     """Say what is wrong with a body, where msgspec says it badly."""
     if not body:
-        return "The body is empty."
+        return Texts("The body is empty.", "Тело запроса пусто.")
     if isinstance(error, UnicodeDecodeError):
-        return "The body is not UTF-8."
+        return Texts("The body is not UTF-8.", "Тело запроса не в UTF-8.")
     if isinstance(error, RecursionError):
-        return "The body is nested too deeply."
+        return Texts("The body is nested too deeply.", "Вложенность тела слишком глубока.")
     if "matching regex" in str(error):
         field = str(error).rpartition("$.")[2].strip("`")
-        return f"`{field}` must not hold control characters (U+0000-001F, U+007F-009F)."
+        return Texts(
+            f"`{field}` must not hold control characters (U+0000-001F, U+007F-009F).",
+            f"В `{field}` не должно быть управляющих символов (U+0000-001F, U+007F-009F).",
+        )
     if not isinstance(error, msgspec.ValidationError) and _is_json(body):
-        return "A string holds a lone surrogate."
-    return f"{error}."
+        return Texts("A string holds a lone surrogate.", "В строке есть непарный суррогат.")
+    return Texts(f"{error}.", f"{in_russian(str(error))}.")
 
 
 def _is_json(body: bytes) -> bool:
@@ -190,7 +214,11 @@ def id_of(scope: Scope, *, largest: int) -> int:
     """The id in the path: a decimal integer from 1 to ``largest``, written plainly."""
     text: str = scope["path_params"]["id"]
     if not _ID.fullmatch(text) or int(text) > largest:
-        raise Refused("invalid_id", f"An id is an integer from 1 to {largest}.")
+        detail = Texts(
+            f"An id is an integer from 1 to {largest}.",
+            f"Идентификатор — целое число от 1 до {largest}.",
+        )
+        raise Refused("invalid_id", detail)
     return int(text)
 
 
@@ -253,22 +281,26 @@ def paging_of(scope: Scope) -> Paging:
             query.decode("ascii"), keep_blank_values=True, strict_parsing=True, errors="strict"
         )
     except ValueError:
-        detail = "The query is not `name=value` pairs in UTF-8, joined by `&`."
-        raise Refused("invalid_query", detail) from None
+        raise Refused("invalid_query", _NO_QUERY) from None
     given: dict[str, str] = {}
     for name, value in pairs:
         if name not in ("limit", "after"):
-            shown = name[:_SHOWN]
-            detail = f"`{shown}` is no parameter of this call: it takes `limit` and `after`."
-            raise Refused("invalid_query", detail)
+            raise Refused("invalid_query", _unknown(name[:_SHOWN]))
         if name in given:
-            raise Refused("invalid_query", f"`{name}` is there more than once.")
+            raise Refused("invalid_query", _twice(name))
         given[name] = value
     limit = given.get("limit", str(DEFAULT_LIMIT))
     if not _LIMIT.fullmatch(limit) or int(limit) > MAX_LIMIT:
-        raise Refused("invalid_query", f"`limit` must be an integer from 1 to {MAX_LIMIT}.")
+        raise Refused("invalid_query", _BAD_LIMIT)
     return Paging(int(limit), given.get("after"))
 
 
+def _unknown(name: str) -> Texts:
+    return Texts(
+        f"`{name}` is no parameter of this call: it takes `limit` and `after`.",
+        f"У этого вызова нет параметра `{name}`: есть `limit` и `after`.",
+    )
+
+
 def _no_cursor() -> Refused:
-    return Refused("invalid_query", "`after` must be the `next` of an earlier answer.")
+    return Refused("invalid_query", _NO_CURSOR)

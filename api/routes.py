@@ -1,4 +1,4 @@
-"""The calls of this API: a table of paths, and one endpoint a call.
+"""The calls of this API: a table of paths, and for each call an endpoint and who may make it.
 
 An endpoint takes the ASGI scope and ``receive`` and gives back an answer, or None where the caller
 went away. No request and no response object is made: they cost more than the endpoints do.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -18,9 +18,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import openapi, prefer, schemas
 from api.answers import Answer, Header, answer, encode, location, rfc3339
-from api.middleware import Problems, RateLimit, RequestLog
+from api.auth import Identify, check_user, may_see, permit, user_of
+from api.languages import Language, chosen, language_of
+from api.middleware import Problems, RateLimit, RequestIds, RequestLog
 from api.pages import page
-from api.problems import BARE, already_booked, problem
+from api.problems import BARE, PROBLEMS, Texts, already_booked, problem
 from api.requests import (
     check_media,
     fingerprint_of,
@@ -46,11 +48,17 @@ from engine.model import (
     Status,
     Word,
 )
+from engine.permissions import Permission
 
 if TYPE_CHECKING:
+    from api.auth import Verifier
     from engine.engine import Engine
 
 Endpoint = Callable[[Scope, Receive], Awaitable[Answer | Stream | None]]
+Call = tuple[Permission | None, Endpoint]
+"""What a caller must be allowed (``OPEN``: nothing), and what answers him."""
+
+OPEN: Final = None
 
 _RESERVE = "/api/bookings/reserve"
 _RESERVATION = b'{"id":%d,"event_id":%d,"user_id":%b,"created_at":"%b","status":"%b"}'
@@ -65,18 +73,27 @@ _GIVEN_BACK = "Бронирование успешно удалено"
 
 
 class Resource:
-    """What is at one path: an endpoint a method. HEAD is GET; OPTIONS and 405 say ``Allow``."""
+    """What is at one path: a call a method. HEAD is GET; OPTIONS and 405 say ``Allow``."""
 
-    def __init__(self, **endpoints: Endpoint) -> None:
-        if "GET" in endpoints:
-            endpoints["HEAD"] = endpoints["GET"]
-        self._endpoints = endpoints
-        allow: Header = (b"allow", ", ".join(sorted([*endpoints, "OPTIONS"])).encode())
+    def __init__(self, **calls: Call) -> None:
+        if "GET" in calls:
+            calls["HEAD"] = calls["GET"]
+        self.permissions = {method: permission for method, (permission, _) in calls.items()}
+        self._endpoints = {method: endpoint for method, (_, endpoint) in calls.items()}
+        allow: Header = (b"allow", ", ".join(sorted([*calls, "OPTIONS"])).encode())
         self._options = Answer(
             {"type": "http.response.start", "status": 204, "headers": [allow]},
             {"type": "http.response.body", "body": b""},
         )
-        self._not_allowed = problem("method_not_allowed", allow)
+        self._not_allowed = {
+            language: problem("method_not_allowed", language, allow) for language in Language
+        }
+
+    def check_callers(self) -> None:
+        """From now on answer those only who may make the call."""
+        for method, permission in self.permissions.items():
+            if permission is not OPEN:
+                self._endpoints[method] = _permitted(permission, self._endpoints[method])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -86,7 +103,7 @@ class Resource:
         elif scope["method"] == "OPTIONS":
             made = self._options
         else:
-            made = self._not_allowed
+            made = self._not_allowed[language_of(scope)]
         if made is not None:
             await made.send(send)
 
@@ -111,6 +128,8 @@ class Bookings:
         if body is None:
             return None
         request = parse_reserve(body)
+        if "caller" in scope:
+            check_user(scope, request.user_id)
         made = await self._engine.reserve(
             request.event_id, request.user_id, fingerprint=fingerprint, wait_ms=wait_ms
         )
@@ -120,20 +139,19 @@ class Bookings:
             case Word.REPLAYED:
                 return _reserved(request, made, _REPLAYED, *applied)
             case Word.ALREADY_BOOKED:
-                return already_booked(made.booking_id)
+                return already_booked(made.booking_id, chosen(headers.get(b"accept-language")))
             case refused:
-                return BARE[refused]
+                return BARE[chosen(headers.get(b"accept-language"))][refused]
 
     async def read(self, scope: Scope, _receive: Receive) -> Answer:
         """Read a booking back: 200, or what has become of it."""
         booking = await self._engine.booking(id_of(scope, largest=MAX_BOOKING_ID))
-        if booking is None:
-            return BARE["booking_not_found"]
+        if booking is None or not may_see(scope, booking.user_id):
+            return BARE[language_of(scope)]["booking_not_found"]
         status = booking.status
         if status not in (Status.PENDING, Status.CONFIRMED):
             named = booking.reason in _REASONS  # a dead letter's reason is for its operator
-            detail = f"The booking is {status}: {booking.reason}." if named else None
-            return problem(f"booking_{status}", detail=detail)
+            return _gone(status, booking.reason if named else None, language_of(scope))
         return _ok(
             schemas.Booking(
                 id=booking.id,
@@ -149,9 +167,9 @@ class Bookings:
         """Give the seat back: 200 when the ledger knows, 202 when not yet."""
         booking_id = id_of(scope, largest=MAX_BOOKING_ID)
         wait_ms, applied = self._wait(headers_of(scope))
-        made = await self._engine.cancel(booking_id, wait_ms=wait_ms)
+        made = await self._engine.cancel(booking_id, wait_ms=wait_ms, user_id=user_of(scope))
         if made.word is not Word.CANCELLED:
-            return BARE[made.word]
+            return BARE[language_of(scope)][made.word]
         body = encode(schemas.Cancellation(message=_GIVEN_BACK, id=booking_id))
         return answer(200 if made.in_ledger else 202, body, *applied)
 
@@ -175,13 +193,15 @@ class Reads:
         """How many seats of an event are left."""
         found = await self._engine.event(id_of(scope, largest=MAX_EVENT_ID))
         if found is None:
-            return BARE["event_not_found"]
+            return BARE[language_of(scope)]["event_not_found"]
         source = ((b"onsale-source", b"ledger"),) if found.source == "ledger" else ()
         return _ok(schemas.Availability(_event(found.event), found.available_seats), *source)
 
     async def statistics(self, scope: Scope, _receive: Receive) -> Answer:
         """What a user has booked; zeros for one who is unknown."""
-        found = await self._engine.statistics(user_id_of(scope, b"/metrics/"))
+        user_id = user_id_of(scope, b"/metrics/")
+        check_user(scope, user_id)
+        found = await self._engine.statistics(user_id)
         return _ok(
             schemas.UserStatistics(
                 user_id=found.user_id,
@@ -193,12 +213,12 @@ class Reads:
             )
         )
 
-    async def ready(self, _scope: Scope, _receive: Receive) -> Answer:
+    async def ready(self, scope: Scope, _receive: Receive) -> Answer:
         """Whether every part works, and which does not."""
         parts = await self._engine.readiness()
         if all(state == "ok" for state in parts.values()):
             return _ok(schemas.Readiness(parts))
-        return problem("not_ready", parts=parts)
+        return problem("not_ready", language_of(scope), parts=parts)
 
 
 class Events:
@@ -238,9 +258,10 @@ class Events:
         wanted = msgspec.to_builtins(parse_event_change(body))
         made = await self._engine.events.change(event_id, **wanted)
         if made.refusal is Word.BELOW_BOOKED:
-            detail = f"The ledger has {made.booked} bookings of this event."
-            return problem("below_booked", detail=detail)
-        return BARE[Word.EVENT_NOT_FOUND] if made.event is None else _ok(_event(made.event))
+            return _below_booked(made.booked, language_of(scope))
+        if made.event is None:
+            return BARE[language_of(scope)][Word.EVENT_NOT_FOUND]
+        return _ok(_event(made.event))
 
     async def bookings(self, scope: Scope, _receive: Receive) -> Answer:
         """A page of an event's bookings, in the order of users."""
@@ -248,11 +269,15 @@ class Events:
         page = await self._engine.events.bookings_of(
             event_id, after=paging.after_user, limit=paging.limit
         )
-        return BARE[Word.EVENT_NOT_FOUND] if page is None else _bookings(page)
+        if page is None:
+            return BARE[language_of(scope)][Word.EVENT_NOT_FOUND]
+        return _bookings(page)
 
     async def bookings_of_user(self, scope: Scope, _receive: Receive) -> Answer:
         """A page of a user's bookings, the newest first."""
-        user_id, paging = user_id_of(scope, b"/api/users/", b"/bookings"), paging_of(scope)
+        user_id = user_id_of(scope, b"/api/users/", b"/bookings")
+        check_user(scope, user_id)
+        paging = paging_of(scope)
         page = await self._engine.events.bookings_of_user(
             user_id, after=paging.after_place, limit=paging.limit
         )
@@ -274,17 +299,18 @@ async def description(_scope: Scope, _receive: Receive) -> Answer:
     return answer(200, openapi.document())
 
 
-async def nothing(_scope: Scope, _receive: Receive, send: Send) -> None:
+async def nothing(scope: Scope, _receive: Receive, send: Send) -> None:
     """What is at every other path."""
-    await BARE["not_found"].send(send)
+    await BARE[language_of(scope)]["not_found"].send(send)
 
 
 def build(
     engine: Engine,
     *,
     wait_ms: int,
-    rate_limit: bool = False,
+    rate_limit: int = 0,
     log_requests: bool = False,
+    verifier: Verifier | None = None,
     body_seconds: float = 5.0,
 ) -> ASGIApp:
     """Build the HTTP side of an engine.
@@ -292,44 +318,75 @@ def build(
     Args:
         engine: What is asked.
         wait_ms: How long a booking waits for the ledger if the caller says nothing.
-        rate_limit: Whether callers are counted.
+        rate_limit: How many calls a caller has in a window; 0 not to count them.
         log_requests: Whether each request is a line of the log.
+        verifier: Who knows the callers; None to let everybody do everything.
         body_seconds: How long a body may take to arrive.
     """
-    body_deadline: Deadline[asyncio.Task[Any]] = Deadline(body_seconds, asyncio.Task.cancel)
-    bookings = Bookings(engine, wait_ms=wait_ms, body_deadline=body_deadline)
-    events = Events(engine, body_deadline=body_deadline)
-    reads = Reads(engine)
-    table = {
-        _RESERVE: Resource(POST=bookings.reserve),
-        "/api/bookings/{id}": Resource(GET=bookings.read, DELETE=bookings.cancel),
-        "/api/events": Resource(GET=events.page, POST=events.create),
-        "/api/events/{id}": Resource(GET=reads.event, PATCH=events.change),
-        "/api/events/{id}/stream": Resource(GET=Streams(engine).event),
-        "/api/events/{id}/bookings": Resource(GET=events.bookings),
-        "/api/users/{user_id:path}/bookings": Resource(GET=events.bookings_of_user),
-        "/health": Resource(GET=health),
-        "/ready": Resource(GET=reads.ready),
-        "/metrics": Resource(GET=metrics),
-        "/metrics/{user_id:path}": Resource(GET=reads.statistics),
-        "/openapi.json": Resource(GET=description),
-        "/docs": Resource(GET=page("docs.html")),
-        "/docs.css": Resource(GET=page("docs.css")),
-        "/docs.js": Resource(GET=page("docs.js")),
-        "/live": Resource(GET=page("live.html")),
-        "/live.css": Resource(GET=page("live.css")),
-        "/live.js": Resource(GET=page("live.js")),
-    }
-    routes = [Route(path, resource) for path, resource in table.items()]
+    resources = table(engine, wait_ms=wait_ms, body_seconds=body_seconds)
+    routes = [Route(path, resource) for path, resource in resources.items()]
     router = Router(routes, redirect_slashes=False, default=nothing)
-    reserve = table[_RESERVE]
+    reserve = resources[_RESERVE]
 
     async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
         # The one hot path is spared the router.
         await (reserve if scope["path"] == _RESERVE else router)(scope, receive, send)
 
-    app = Problems(RateLimit(dispatch, engine) if rate_limit else dispatch)
+    app: ASGIApp = dispatch
+    if rate_limit:  # what is refused within says what is left, too
+        app = RateLimit(Problems(app), engine, max_calls=rate_limit)
+    if verifier:
+        app = Identify(app, verifier)
+        for resource in resources.values():
+            resource.check_callers()
+    app = RequestIds(Problems(app))
     return RequestLog(app) if log_requests else app
+
+
+def table(engine: Engine, *, wait_ms: int, body_seconds: float) -> dict[str, Resource]:
+    """What is at which path. No call can be left without a word on who may make it."""
+    body_deadline: Deadline[asyncio.Task[Any]] = Deadline(body_seconds, asyncio.Task.cancel)
+    bookings = Bookings(engine, wait_ms=wait_ms, body_deadline=body_deadline)
+    events = Events(engine, body_deadline=body_deadline)
+    reads = Reads(engine)
+    return {
+        _RESERVE: Resource(POST=(Permission.RESERVE, bookings.reserve)),
+        "/api/bookings/{id}": Resource(
+            GET=(Permission.READ, bookings.read), DELETE=(Permission.RESERVE, bookings.cancel)
+        ),
+        "/api/events": Resource(
+            GET=(Permission.READ, events.page), POST=(Permission.ADMIN, events.create)
+        ),
+        "/api/events/{id}": Resource(
+            GET=(Permission.READ, reads.event), PATCH=(Permission.ADMIN, events.change)
+        ),
+        "/api/events/{id}/stream": Resource(GET=(Permission.READ, Streams(engine).event)),
+        "/api/events/{id}/bookings": Resource(GET=(Permission.ADMIN, events.bookings)),
+        "/api/users/{user_id:path}/bookings": Resource(
+            GET=(Permission.READ, events.bookings_of_user)
+        ),
+        "/health": Resource(GET=(OPEN, health)),
+        "/ready": Resource(GET=(OPEN, reads.ready)),
+        "/metrics": Resource(GET=(Permission.METRICS, metrics)),
+        "/metrics/{user_id:path}": Resource(GET=(Permission.READ, reads.statistics)),
+        "/openapi.json": Resource(GET=(OPEN, description)),
+        "/docs": Resource(GET=(OPEN, page("docs.html"))),
+        "/docs.css": Resource(GET=(OPEN, page("docs.css"))),
+        "/docs.js": Resource(GET=(OPEN, page("docs.js"))),
+        "/live": Resource(GET=(OPEN, page("live.html"))),
+        "/live.css": Resource(GET=(OPEN, page("live.css"))),
+        "/live.js": Resource(GET=(OPEN, page("live.js"))),
+    }
+
+
+def _permitted(permission: Permission, endpoint: Endpoint) -> Endpoint:
+    """An endpoint that answers those only who are allowed this."""
+
+    async def permitted(scope: Scope, receive: Receive) -> Answer | Stream | None:
+        permit(scope, permission)
+        return await endpoint(scope, receive)
+
+    return permitted
 
 
 def _ok(body: object, *headers: Header) -> Answer:
@@ -355,6 +412,25 @@ def _bookings(page: Page[Booking]) -> Answer:
         for each in page.rows
     ]
     return _ok(schemas.BookingPage(rows, page.next))
+
+
+def _below_booked(booked: int, language: Language) -> Answer:
+    """The answer to who would cut seats below what the ledger has."""
+    detail = Texts(
+        f"The ledger has {booked} bookings of this event.",
+        f"Бронирований этого события в реестре: {booked}.",
+    )
+    return problem("below_booked", language, detail=detail)
+
+
+def _gone(status: Status, reason: str | None, language: Language) -> Answer:
+    """The answer to who reads a booking that has ended."""
+    code = f"booking_{status}"
+    if reason is None:
+        return BARE[language][code]
+    error = PROBLEMS[code].error
+    detail = Texts(f"The booking is {status}: {reason}.", f"{error}: {reason}.")
+    return problem(code, language, detail=detail)
 
 
 def _reserved(request: schemas.ReserveRequest, made: Reservation, *headers: Header) -> Answer:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from api import schemas
 from api.answers import NO_STORE, Answer, Header, encode, rfc3339
+from api.languages import language_of
 from api.problems import BARE, code_of
 from api.requests import headers_of, id_of
 from engine.errors import Fault
@@ -53,7 +54,7 @@ class Streams:
         event_id = id_of(scope, largest=MAX_EVENT_ID)
         listener = await self._engine.watch(event_id, after_ms=_last_id(headers))
         if listener is None:
-            return BARE["event_not_found"]
+            return BARE[language_of(scope)]["event_not_found"]
         if scope["method"] == "HEAD":
             listener.leave()
             return Answer(_START, _END)

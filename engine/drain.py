@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from engine import keys, metrics
+from engine import keys, metrics, tracing
 from engine.errors import (
     REDIS_ERRORS,
     Fenced,
@@ -121,6 +121,7 @@ class Drain:
         for start in range(0, len(read), MAX_ITEMS):
             batch = read[start : start + MAX_ITEMS]
             async for taken in self._take(batch, epoch=scripts.epoch, shift=shift):
+                self._trace(batch, taken)
                 await self._tell(scripts, taken, read_on=taken.to == read[-1].number)
                 mark = max(mark, taken.to)
         return mark
@@ -140,6 +141,7 @@ class Drain:
             for start in range(0, len(read), MAX_ITEMS):
                 batch = read[start : start + MAX_ITEMS]
                 async for taken in self._take(batch, epoch=epoch, shift=None):
+                    self._trace(batch, taken)
                     await self._publish(taken)
             mark = read[-1].number
         return (await self._ledger.partition(self.partition)).mark
@@ -273,6 +275,12 @@ class Drain:
     async def _note_gap(self, locked: Locked, first: Number, last: Number) -> None:
         await locked.note_gap(self.partition, first.epoch, first.seq, last.seq)
         log.error("gap", partition=self.partition, first=str(first), last=str(last))
+
+    def _trace(self, batch: Sequence[Item], taken: Taken) -> None:
+        if tracing.tracer:
+            items = [item for item in batch if taken.after < item.number <= taken.to]
+            if items:
+                tracing.drained(tracing.tracer, self.partition, items, to=taken.to)
 
     async def _tell(self, scripts: Scripts, taken: Taken, *, read_on: bool = False) -> None:
         """After the commit: give rejected seats back, tell who waits, let Redis forget.

@@ -29,7 +29,7 @@ from engine.errors import (
 from engine.events import Events
 from engine.hydrate import Hydration
 from engine.ledger import Ledger
-from engine.limiter import Limiter
+from engine.limiter import UNLIMITED, Limiter
 from engine.log import get_logger
 from engine.model import (
     BY_HAND,
@@ -50,12 +50,14 @@ from engine.model import (
 )
 from engine.outbox import Outbox
 from engine.recovery import Recovery, check_servers, redis_client
+from engine.service_keys import ServiceKeys
 from engine.tasks import stop
 from engine.watch import Sight, Watches
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Coroutine
 
+    from engine.limiter import Allowance
     from engine.scripts import Look
     from engine.settings import Settings
     from engine.watch import Listener
@@ -112,6 +114,8 @@ class Engine:
             else None
         )
         self.watches = Watches(self._sight, self._unwatched)
+        self.service_keys = ServiceKeys(self._ledger) if settings.auth == "token" else None
+        """Who may call; None unless service keys say it."""
         self._reopening: dict[int, asyncio.Task[int]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._away: Unavailable | None = None
@@ -136,6 +140,8 @@ class Engine:
             raise
         engine._start(engine._hear_drains())
         engine._start(engine._hear_hands())
+        if engine.service_keys:
+            engine._start(engine.service_keys.follow())
         return engine
 
     async def close(self) -> None:
@@ -194,12 +200,16 @@ class Engine:
             return await self._refused(refusal, event_id, user_id, lane)
         return Reservation(word, booking, at_ms, status)
 
-    async def cancel(self, booking: int, *, wait_ms: int) -> Cancellation:
+    async def cancel(
+        self, booking: int, *, wait_ms: int, user_id: str | None = None
+    ) -> Cancellation:
         """Give a booking's seat back, and wait until the ledger knows, at most ``wait_ms``.
 
-        Repeated, it answers the same again.
+        Repeated, it answers the same again. Where a user is named, a booking of another one is not
+        found.
         """
-        if (item := await self._reserve_of(booking)) is not None:
+        item = await self._reserve_of(booking)
+        if item is not None and user_id in (None, item.user_id):
             lane = self._lanes[booking_partition(booking)]
             decision = await self._free(lane, item.event_id, item.user_id, item.number)
             if decision and decision.word is Word.CANCELLED:
@@ -207,6 +217,8 @@ class Engine:
         for _ in range(MAX_ATTEMPTS):
             found = await self.booking(booking)
             if found is None or found.status in (Status.REJECTED, Status.LOST):
+                return _NO_BOOKING
+            if user_id is not None and found.user_id != user_id:
                 return _NO_BOOKING
             lane = self._lanes[found.event_id % self._partitions]
             if found.status is Status.CANCELLED:
@@ -273,9 +285,9 @@ class Engine:
         """Listen to an event: see ``Watches.join``."""
         return await self.watches.join(event_id, after_ms=after_ms)
 
-    async def admit(self, caller: str) -> int:
-        """Count a call against its caller's rate limit; 0, or in how many ms to try again."""
-        return await self._limiter.wait_ms(caller) if self._limiter else 0
+    async def admit(self, caller: str) -> Allowance:
+        """Count a call against its caller's rate limit."""
+        return await self._limiter.admit(caller) if self._limiter else UNLIMITED
 
     async def statistics(self, user_id: str) -> UserStatistics:
         """Read what a user has in the ledger."""
@@ -605,7 +617,11 @@ class Engine:
             await asyncio.sleep(RETRY_S)
 
     def _heard(self, news: str) -> None:
-        """What a hand has changed may be an event that was not there before."""
+        """What a hand has changed may be an event that was not there before, or a service key."""
+        if self.service_keys and news in ("keys", "all"):
+            self.service_keys.changed()
+        if news == "keys":
+            return
         words = news.split(" ", 2)
         known = len(words) > 1 and words[1].isdecimal()
         self._hydration.appeared(int(words[1]) if known else None)

@@ -45,7 +45,7 @@ def staging(partition: int, event_id: int) -> str:
 
 
 def limit(caller: str) -> str:
-    """String with a time to live: how far a caller has used his rate limit up."""
+    """String with a time to live: how far a caller (``key …``, ``user …``, or an address) is."""
     return f"onsale:{{limit}}:{caller}"
 
 

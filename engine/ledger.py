@@ -101,6 +101,15 @@ class Letter(NamedTuple):
     entry: str
 
 
+class KeyRow(NamedTuple):
+    """A service key: its name, the SHA-256 of it, what it is for, when it was made (Unix ms)."""
+
+    name: str
+    digest: bytes
+    scopes: tuple[str, ...]
+    created_at_ms: int
+
+
 class Ledger:
     """A pool of connections to Postgres."""
 
@@ -371,12 +380,31 @@ class Ledger:
             row = await connection.fetchrow(QUERY["discard_dead_letter"], booking)
             yield _letter(row) if row else None
 
+    # Service keys
+
+    async def keys(self) -> list[KeyRow]:
+        """Every service key, by name."""
+        return [
+            KeyRow(row["name"], row["digest"], tuple(row["scopes"]), _ms(row["created_at"]))
+            for row in await self._fetch("service_keys")
+        ]
+
+    async def insert_key(self, name: str, digest: bytes, scopes: Sequence[str]) -> bool:
+        """Keep a service key; False if its name is taken."""
+        return await self._fetchrow("insert_key", name, digest, list(scopes)) is not None
+
+    async def delete_key(self, name: str) -> bool:
+        """Forget a service key; False if there is none of that name."""
+        return await self._fetchrow("delete_key", name) is not None
+
+    # News
+
     async def listen(self, heard: Callable[[str], None]) -> None:
         """Hear of changes by hand until the connection breaks.
 
         What is heard: ``new E`` (an event was made), ``event E`` (it, or bookings of it, changed),
-        ``event E [users…]`` (these bookings of it changed), ``truncate``, ``all``. The first is
-        ``all``, since something may have been missed.
+        ``event E [users…]`` (these bookings of it changed), ``truncate``, ``keys`` (the service
+        keys changed), ``all``. The first is ``all``, since something may have been missed.
 
         Raises:
             LedgerAway: the connection broke.

@@ -8,17 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from engine import keys, metrics
 from engine.errors import REDIS_ERRORS
 from engine.scripts import evaluate
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from redis.asyncio import Redis
 
 MAX_CALLERS: Final = 500
 MAX_REMEMBERED: Final = 100_000
+
+
+class Allowance(NamedTuple):
+    """What a caller's limit says of one call: 0 ms to wait if it passes."""
+
+    wait_ms: int
+    remaining: int
+    """How many more would pass now."""
+    reset_ms: int
+    """When he has used nothing, if he makes no more."""
+
+
+UNLIMITED: Final = Allowance(0, 0, 0)
 
 
 class Limiter:
@@ -28,13 +43,13 @@ class Limiter:
         self._redis = redis
         self._max = max_calls
         self._window_ms = window_ms
-        self._waiting: dict[str, list[asyncio.Future[int]]] = {}
+        self._waiting: dict[str, list[asyncio.Future[Allowance]]] = {}
         self._task: asyncio.Task[None] | None = None
         self._used_until_s: dict[str, float] = {}
 
-    async def wait_ms(self, caller: str) -> int:
-        """Make one call; 0 if it passes, else in how many ms to try again."""
-        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    async def admit(self, caller: str) -> Allowance:
+        """Make one call."""
+        answer: asyncio.Future[Allowance] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(caller, []).append(answer)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._ask())
@@ -51,12 +66,8 @@ class Limiter:
             except REDIS_ERRORS:
                 metrics.REDIS_ERRORS.inc()
                 answers = self._alone(counts)
-            for calls, passed, wait_ms in zip(
-                batch.values(), answers[::2], answers[1::2], strict=True
-            ):
-                for place, call in enumerate(calls):
-                    if not call.done():
-                        call.set_result(0 if place < passed else max(1, wait_ms))
+            for calls, answer in zip(batch.values(), _by_fours(answers), strict=True):
+                _tell(calls, *answer)
 
     async def _ask_redis(self, counts: dict[str, int]) -> list[int]:
         callers = map(keys.limit, counts)
@@ -84,5 +95,29 @@ class Limiter:
             passed = min(calls, max(room, 0))
             used_until_s += passed * step_s
             self._used_until_s[caller] = used_until_s
-            answers += [passed, max(0, int((used_until_s + step_s - window_s - now_s) * 1000) + 1)]
+            wait_ms = max(0, int((used_until_s + step_s - window_s - now_s) * 1000) + 1)
+            reset_ms = int((used_until_s - now_s) * 1000) + 1
+            answers += [passed, wait_ms, max(0, room - passed), reset_ms]
         return answers
+
+
+def _tell(
+    calls: list[asyncio.Future[Allowance]],
+    passed: int,
+    wait_ms: int,
+    remaining: int,
+    reset_ms: int,
+) -> None:
+    """Answer the calls of one caller, in order."""
+    for place, call in enumerate(calls):
+        if call.done():
+            continue
+        if place < passed:
+            call.set_result(Allowance(0, remaining + passed - place - 1, reset_ms))
+        else:
+            call.set_result(Allowance(max(1, wait_ms), 0, reset_ms))
+
+
+def _by_fours(answers: list[int]) -> Iterator[tuple[int, ...]]:
+    """The answers of each caller."""
+    return zip(*[iter(answers)] * 4, strict=True)

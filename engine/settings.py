@@ -7,10 +7,11 @@ environment wins over it.
 
 from __future__ import annotations
 
+from ipaddress import ip_address, ip_network
 from typing import Literal
 from urllib.parse import quote
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from engine.errors import Misconfigured
@@ -45,10 +46,19 @@ class Settings(BaseSettings):
     redis_timeout_ms: int = Field(default=2000, ge=1500)
     allow_volatile_redis: bool = False
 
+    auth: Literal["none", "token", "jwt"] | None = None
+    jwt_secret: str = ""
+    jwt_public_key_file: str = ""
+    jwt_jwks_file: str = ""
+    jwt_audience: str = ""
+    jwt_issuer: str = ""
+    trusted_proxies: str = Field(default="", description="addresses and networks, with commas")
+
     rate_limit_max: int = Field(default=100, ge=0, description="0 is off")
     rate_limit_time_window: int = Field(default=60_000, ge=1, description="milliseconds")
 
     metrics_port: int = Field(default=0, ge=0, le=65535, description="of a worker; 0 is off")
+    otel: bool = False
 
     log_format: Literal["pretty", "json"] = "pretty"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -65,6 +75,26 @@ class Settings(BaseSettings):
         except ValidationError as error:
             wrong = (f"{str(each['loc'][0]).upper()}: {each['msg']}" for each in error.errors())
             raise Misconfigured("; ".join(wrong)) from None
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _addresses(cls, text: str) -> str:
+        """What is no address would be trusted as a name, and ``*`` as everybody."""
+        for part in filter(None, text.split(",")):
+            ip_network(part.strip())
+        return text
+
+    def check_exposure(self, host: str) -> None:
+        """Refuse to let everybody in who can reach this host, unless somebody chose that.
+
+        Raises:
+            Misconfigured: the address is not of this machine alone, and ``AUTH`` was not set.
+        """
+        if self.auth is None and not _is_loopback(host):
+            raise Misconfigured(
+                f"{host} can be reached from outside: set AUTH=token or AUTH=jwt, "
+                "or AUTH=none to let everybody in, or HOST=127.0.0.1"
+            )
 
     @property
     def postgres_dsn(self) -> str:
@@ -94,3 +124,12 @@ class Settings(BaseSettings):
     def names_redis(self) -> bool:
         """Whether a Redis was named, so that none is to be started."""
         return bool(self.redis_url or self.redis_host)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

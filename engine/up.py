@@ -127,6 +127,7 @@ class Up:
     """The processes of one ``onsale up`` and where they answer."""
 
     def __init__(self, settings: Settings, data: Path, console: Console, *, workers: int) -> None:
+        settings.check_exposure(settings.host)
         self._settings = settings
         self._data = data
         self._console = console

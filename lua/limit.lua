@@ -8,10 +8,11 @@
 -- ARGV[2] window, in ms
 -- ARGV[2+i] how many calls caller i makes now
 --
--- Answers { passed, wait_ms, passed, wait_ms ... }, a pair per caller: how many of his calls pass,
--- and in how many ms the next one would. Writes.
+-- Answers { passed, wait_ms, remaining, reset_ms ... }, four per caller: how many of his calls
+-- pass, in how many ms the next one would, how many more would now, and in how many ms he has used
+-- nothing. Writes.
 --
--- EVALSHA sha 1 onsale:{limit}:10.0.0.7 100 60000 3   ->   { 3, 0 }
+-- EVALSHA sha 1 onsale:{limit}:10.0.0.7 100 60000 3   ->   { 3, 0, 97, 1800 }
 assert(#KEYS >= 1 and #ARGV == #KEYS + 2)
 local max, window_us = tonumber(ARGV[1]), ARGV[2] * 1000
 
@@ -32,8 +33,11 @@ for i, caller in ipairs(KEYS) do
   if passed > 0 then
     redis.call('SET', caller, string.format('%.0f', used_until_us), 'PX', ttl_ms)
   end
-  answers[2 * i - 1] = passed
-  answers[2 * i] = math.max(0, math.ceil((used_until_us + step_us - window_us - now_us) / 1000))
+  local wait_us = used_until_us + step_us - window_us - now_us
+  answers[4 * i - 3] = passed
+  answers[4 * i - 2] = math.max(0, math.ceil(wait_us / 1000))
+  answers[4 * i - 1] = math.max(0, room - passed)
+  answers[4 * i] = ttl_ms
 end
 
 -- answer

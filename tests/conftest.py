@@ -18,6 +18,7 @@ from engine.engine import Engine
 from engine.migrate import migrate
 from engine.settings import Settings
 from tests import world
+from tests.api.conformance import Described
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -77,7 +78,7 @@ async def engine(settings: Settings, worker: subprocess.Popen[bytes]) -> AsyncIt
 @pytest.fixture
 async def client(engine: Engine, stores: Stores) -> AsyncIterator[AsyncClient]:
     """A client of the API; after the test the seats are counted."""
-    app = routes.build(engine, wait_ms=5000)
+    app = Described(routes.build(engine, wait_ms=5000))
     async with AsyncClient(transport=ASGITransport(app=app), base_url="http://onsale") as client:
         yield client
     await stores.count_seats()

@@ -88,10 +88,10 @@ class Stores:
         return event_id
 
     async def digest(self) -> int:
-        """A value that changes when anything that a caller can change does."""
+        """A value that changes when anything that a caller can change does, but for his limit."""
         seen: list[object] = []
         async with Redis.from_url(self.redis_url) as redis:
-            found = [key async for key in redis.scan_iter("onsale:{*", count=1000)]
+            found = [key async for key in redis.scan_iter("onsale:{[0-9]*", count=1000)]
             seen += [(key, await redis.dump(key)) for key in sorted(found)]
         async with self.ledger() as ledger:
             for table in ("events", "bookings", "ended_bookings", "epochs"):
@@ -109,6 +109,16 @@ class Stores:
                 if epoch and seq != [str(epoch), str(mark_seq)]:
                     return False
         return True
+
+    def onsale(self, *args: str) -> subprocess.CompletedProcess[str]:
+        """Run an ``onsale`` command against these stores."""
+        named = environment(
+            DATABASE_URL=self.database_url,
+            REDIS_URL=self.redis_url,
+            PARTITIONS=str(self.partitions),
+        )
+        argv = [sys.executable, "-m", "engine.cli", *args]
+        return subprocess.run(argv, env=named, capture_output=True, text=True, check=False)
 
     async def count_seats(self) -> None:
         """Count independently: available + booked = total, and both stores say the same."""
@@ -222,16 +232,6 @@ class Sale(Stores):
     def caller(self) -> Caller:
         """Somebody who calls the API."""
         return Caller(self.api)
-
-    def onsale(self, *args: str) -> subprocess.CompletedProcess[str]:
-        """Run an ``onsale`` command against this sale."""
-        named = environment(
-            DATABASE_URL=self.database_url,
-            REDIS_URL=self.redis_url,
-            PARTITIONS=str(self.partitions),
-        )
-        argv = [sys.executable, "-m", "engine.cli", *args]
-        return subprocess.run(argv, env=named, capture_output=True, text=True, check=False)
 
     async def reconcile(self) -> subprocess.CompletedProcess[str]:
         """A dry reconciliation, once the ledger has taken everything."""

@@ -20,7 +20,7 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from engine import keys, metrics
+from engine import keys, metrics, tracing
 from engine.drain import Brake
 from engine.errors import REDIS_ERRORS, Misconfigured, Unavailable
 from engine.log import configure, get_logger
@@ -138,7 +138,10 @@ def main() -> None:
         configure(settings)
         if settings.metrics_port:
             metrics.serve(settings.host, settings.metrics_port)
+        flush = tracing.start("onsale-worker") if settings.otel else None
         uvloop.run(work(settings))
+        if flush:
+            flush()
     except Misconfigured as error:
         refuse(error)
 

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from engine.cli import bookings, checks, crowd, events, letters, processes
+from engine.cli import bookings, checks, crowd, events, keys, letters, processes
 from engine.cli.base import CANNOT_RUN
 from engine.errors import Fault, Misconfigured
 
@@ -30,6 +30,7 @@ app.command()(checks.doctor)
 app.command()(checks.reconcile)
 app.command()(crowd.rush)
 app.add_typer(letters.app, name="dead-letters")
+app.add_typer(keys.app, name="keys")
 app.command(context_settings=processes.PASS_ON_ALL)(processes.psql)
 app.command(context_settings=processes.PASS_ON_ALL)(processes.redis)
 app.command(context_settings=processes.PASS_ON_WHOLE)(processes.drill)

@@ -304,3 +304,15 @@ WITH letter AS (
 UPDATE ended_bookings SET outcome = 'rejected', entry = NULL FROM letter
 WHERE ended_bookings.id = letter.id
 RETURNING letter.*;
+
+-- Service keys.
+
+-- name: service_keys
+SELECT name, digest, scopes, created_at FROM service_keys ORDER BY name;
+
+-- name: insert_key
+INSERT INTO service_keys (name, digest, scopes) VALUES ($1, $2, $3)
+ON CONFLICT (name) DO NOTHING RETURNING name;
+
+-- name: delete_key
+DELETE FROM service_keys WHERE name = $1 RETURNING name;

@@ -6,13 +6,17 @@ import asyncio
 import signal
 from typing import TYPE_CHECKING, Any, cast
 
-from api.app import Application, released_on_signal
+import pytest
+from httpx2 import ASGITransport, AsyncClient
+
+from api.answers import answer
+from api.app import Application, behind, released_on_signal
 from engine.engine import Engine
 from engine.errors import Misconfigured
 from engine.settings import Settings
 
 if TYPE_CHECKING:
-    import pytest
+    from starlette.types import Receive, Scope, Send
 
 
 async def test_refused_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,3 +56,27 @@ async def test_signal_releases_waiters() -> None:
     finally:
         signal.signal(signal.SIGTERM, before)
     assert passed_on == [signal.SIGTERM, signal.SIGTERM]
+
+
+@pytest.mark.parametrize(
+    ("trusted", "forwarded_for", "address"),
+    [
+        ("", "203.0.113.7", "127.0.0.1"),
+        ("10.0.0.0/8", "203.0.113.7", "127.0.0.1"),
+        ("127.0.0.1", "203.0.113.7", "203.0.113.7"),
+        ("127.0.0.0/8, 10.0.0.0/8", "203.0.113.7, 10.0.0.1", "203.0.113.7"),
+        ("127.0.0.1", "203.0.113.7, 198.51.100.1", "198.51.100.1"),
+        ("127.0.0.1", "", "127.0.0.1"),
+    ],
+)
+async def test_trusted_proxies(trusted: str, forwarded_for: str, address: str) -> None:
+    """A caller's address is what the last proxy that we trust says it is; strangers say nothing."""
+
+    async def app(scope: Scope, _: Receive, send: Send) -> None:
+        await answer(200, scope["client"][0].encode()).send(send)
+
+    wrapped = behind(trusted, app) if trusted else app
+    transport = ASGITransport(app=wrapped, client=("127.0.0.1", 1))
+    async with AsyncClient(transport=transport, base_url="http://onsale") as client:
+        answered = await client.get("/", headers={"x-forwarded-for": forwarded_for})
+    assert answered.text == address

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -15,6 +15,7 @@ from api import prefer, routes, schemas
 from api.problems import FAULTS, PROBLEMS
 from engine.errors import LedgerAway, Overloaded, RedisAway
 from engine.model import Availability, Booking, Event, Status, Word
+from tests.api.doubles import over
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -34,31 +35,6 @@ async def _reserve(client: AsyncClient, event_id: int, user_id: str, **headers: 
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     body = {"event_id": event_id, "user_id": user_id}
     return await client.post(RESERVE, json=body, headers=named)
-
-
-class Double:
-    """An engine whose every call gives, or raises, the same."""
-
-    def __init__(self, outcome: object) -> None:
-        self._outcome = outcome
-
-    def __getattr__(self, name: str) -> Callable[..., Awaitable[object]]:
-        async def call(*_: object, **__: object) -> object:
-            if isinstance(self._outcome, Exception):
-                raise self._outcome
-            return self._outcome
-
-        return call
-
-    @property
-    def events(self) -> Double:
-        """Its events, which do the same."""
-        return self
-
-
-def _over(outcome: object) -> AsyncClient:
-    app = routes.build(cast("Engine", Double(outcome)), wait_ms=0)
-    return AsyncClient(transport=ASGITransport(app=app), base_url="http://onsale")
 
 
 class TestReserve:
@@ -184,21 +160,21 @@ class TestBooking:
     @pytest.mark.parametrize("status", [Status.CANCELLED, Status.REJECTED, Status.LOST])
     async def test_gone(self, status: Status) -> None:
         """A booking that has ended is 410 with its status in the code."""
-        async with _over(Booking(1, 0, "", 0, status)) as client:
+        async with over(Booking(1, 0, "", 0, status)) as client:
             answer = await client.get("/api/bookings/1")
         assert answer.status_code == 410
         assert answer.json()["code"] == f"booking_{status}"
 
     async def test_reason(self) -> None:
         """Why the ledger rejected a booking is in the detail."""
-        async with _over(Booking(1, 1, "ann", 0, Status.REJECTED, "sold_out")) as client:
+        async with over(Booking(1, 1, "ann", 0, Status.REJECTED, "sold_out")) as client:
             answer = await client.get("/api/bookings/1")
         assert "sold_out" in answer.json()["detail"]
 
     async def test_reason_of_a_dead_letter(self) -> None:
         """What Postgres said of an entry is for its operator."""
         reason = "23514: Failing row contains (17, ann)"
-        async with _over(Booking(1, 1, "ann", 0, Status.REJECTED, reason)) as client:
+        async with over(Booking(1, 1, "ann", 0, Status.REJECTED, reason)) as client:
             answer = await client.get("/api/bookings/1")
         assert answer.status_code == 410
         assert "ann" not in answer.text
@@ -222,7 +198,7 @@ class TestReads:
 
     async def test_event_from_the_ledger(self) -> None:
         """Where Redis was away and the ledger was asked, a header says so."""
-        async with _over(Availability(Event(1, "e", 2), 2, "ledger")) as client:
+        async with over(Availability(Event(1, "e", 2), 2, "ledger")) as client:
             answer = await client.get("/api/events/1")
         assert answer.headers["onsale-source"] == "ledger"
 
@@ -266,7 +242,7 @@ class TestReads:
     async def test_not_ready(self) -> None:
         """A part that does not work is named, with what is wrong."""
         parts = {"redis": "ok", "ledger": "does not answer"}
-        async with _over(parts) as client:
+        async with over(parts) as client:
             answer = await client.get("/ready")
         assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
         assert answer.json()["parts"] == parts
@@ -288,21 +264,15 @@ class TestFaults:
             ("POST", RESERVE),
             ("GET", "/api/bookings/1"),
             ("DELETE", "/api/bookings/1"),
-            ("GET", "/api/events/1"),
-            ("GET", "/api/events"),
-            ("POST", "/api/events"),
-            ("PATCH", "/api/events/1"),
-            ("GET", "/api/events/1/bookings"),
-            ("GET", "/api/users/ann/bookings"),
             ("GET", "/api/events/1/stream"),
         ],
     )
     @pytest.mark.parametrize("kind", FAULTS)
     async def test_unavailable(self, kind: type[Exception], method: str, path: str) -> None:
         """A store that is away, or a full queue: 503, and when to come again."""
-        async with _over(kind("away")) as client:
-            body = {"event_id": 1, "user_id": "ann"} if path == RESERVE else NEW_EVENT
-            answer = await client.request(method, path, json=None if method == "GET" else body)
+        async with over(kind("away")) as client:
+            body = {"event_id": 1, "user_id": "ann"} if method == "POST" else None
+            answer = await client.request(method, path, json=body)
         assert answer.status_code == 503
         assert answer.headers["retry-after"] == "1"
         assert answer.json()["code"] == FAULTS[kind]
@@ -310,7 +280,7 @@ class TestFaults:
     async def test_defect(self) -> None:
         """A defect: 500 as a problem that gives nothing away, and a trace in the log."""
         with capture_logs() as logs:
-            async with _over(ZeroDivisionError("secret")) as client:
+            async with over(ZeroDivisionError("secret")) as client:
                 answer = await client.get("/api/events/1")
         assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
         assert "secret" not in answer.text
@@ -326,7 +296,7 @@ class TestRequestId:
         """A caller's id is in his answer, once, and in the lines that his request causes."""
         headers = {"x-request-id": "r-17"}
         with capture_logs([merge_contextvars]) as logs:
-            async with _over(ZeroDivisionError()) as client:
+            async with over(ZeroDivisionError()) as client:
                 failed = await client.get("/api/events/1", headers=headers)
                 answered = await client.get("/health", headers=headers)
         for answer in (failed, answered):
@@ -425,30 +395,13 @@ class TestTable:
         row = PROBLEMS[code]
         assert 400 <= row.status < 600
         assert row.title
-        assert row.detail
+        assert all(row.detail)
         assert re.search("[а-я]", row.error)  # noqa: RUF001  Russian
         assert (row.retry_after_seconds is not None) == (row.status in (429, 503))
 
 
 class TestDescription:
-    """OpenAPI and the page that shows it."""
-
-    async def test_openapi(self, client: AsyncClient) -> None:
-        """Every path is described, and every reference leads somewhere."""
-        answer = await client.get("/openapi.json")
-        document = answer.json()
-        assert document["openapi"] == "3.1.0"
-        assert set(document["paths"][RESERVE]["post"]["responses"]) == {
-            *("201", "202", "400", "404", "408", "409", "413", "415", "429", "500", "503")
-        }
-        known = {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
-        assert set(re.findall(r'"\$ref":"([^"]+)"', answer.text)) <= known
-
-    async def test_every_code_is_described(self, client: AsyncClient) -> None:
-        """A code of the table is named at some call, but those that are no call's own."""
-        document: Any = (await client.get("/openapi.json")).json()
-        named = set(re.findall(r"`(\w+)`: ", str(document)))
-        assert set(PROBLEMS) - named == {"not_found", "method_not_allowed"}
+    """The page that shows what OpenAPI says; see ``test_openapi.py``."""
 
     async def test_docs(self, client: AsyncClient) -> None:
         """The page brings all its parts along, and the browser is told to fetch no others."""

@@ -24,7 +24,7 @@ async def test_try_it_out(chromium: Browser, sale: Sale) -> None:
         assert "unsafe" not in answer.headers["content-security-policy"]
         page = someone.page
         await expect(page.get_by_role("heading", name="onsale")).to_be_visible()
-        call = page.locator("#operations-default-reserve")
+        call = page.locator("#operations-bookings-reserve")
         await call.get_by_role("button").first.click()
         await call.get_by_role("button", name="Try it out").click()
         body = json.dumps({"event_id": event_id, "user_id": "ann"})

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
 from httpx2 import ASGITransport, AsyncClient
 
 from api import routes
+from api.auth import Caller
 from engine.engine import Engine
 from engine.limiter import Limiter
+from engine.permissions import Permission
 from engine.recovery import redis_client
 from engine.settings import Settings
+from tests.api.conformance import Described
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from redis.asyncio import Redis
+
+    from api.auth import Verifier
 
 HOUR_MS = 3_600_000
 
@@ -40,8 +46,8 @@ async def nowhere() -> AsyncIterator[Redis]:
 
 async def _passed(limiter: Limiter, calls: int) -> int:
     caller = uuid4().hex
-    waits = await asyncio.gather(*[limiter.wait_ms(caller) for _ in range(calls)])
-    return waits.count(0)
+    made = await asyncio.gather(*[limiter.admit(caller) for _ in range(calls)])
+    return [allowance.wait_ms for allowance in made].count(0)
 
 
 async def test_so_many_pass_and_no_more(redis: Redis) -> None:
@@ -59,7 +65,7 @@ async def test_two_processes_share_one_limit(settings: Settings, redis: Redis) -
     caller = uuid4().hex
     async with redis_client(settings) as other:
         limiters = [Limiter(r, max_calls=10, window_ms=HOUR_MS) for r in (redis, other)]
-        waits = [await limiter.wait_ms(caller) for _ in range(8) for limiter in limiters]
+        waits = [(await limiter.admit(caller)).wait_ms for _ in range(8) for limiter in limiters]
     assert waits[:10] == [0] * 10
     assert all(0 < wait <= HOUR_MS / 10 for wait in waits[10:])
 
@@ -67,25 +73,101 @@ async def test_two_processes_share_one_limit(settings: Settings, redis: Redis) -
 async def test_the_window_moves_on(redis: Redis) -> None:
     """Who waits as long as he was told passes."""
     limiter, caller = Limiter(redis, max_calls=2, window_ms=200), uuid4().hex
-    while not (wait_ms := await limiter.wait_ms(caller)):
+    while not (wait_ms := (await limiter.admit(caller)).wait_ms):
         pass
     await asyncio.sleep(wait_ms / 1000)
-    assert await limiter.wait_ms(caller) == 0
+    assert (await limiter.admit(caller)).wait_ms == 0
+
+
+async def test_each_is_told_what_is_left(redis: Redis) -> None:
+    """Calls of one batch count down to none; each hears when his limit is whole again."""
+    limiter, caller = Limiter(redis, max_calls=5, window_ms=HOUR_MS), uuid4().hex
+    made = await asyncio.gather(*[limiter.admit(caller) for _ in range(6)])
+    assert [allowance.remaining for allowance in made] == [4, 3, 2, 1, 0, 0]
+    assert {allowance.reset_ms for allowance in made} == {HOUR_MS}
+    assert [allowance.wait_ms > 0 for allowance in made] == [False] * 5 + [True]
+
+
+async def test_without_redis_each_is_told_as_well(nowhere: Redis) -> None:
+    """What this process alone knows."""
+    limiter, caller = Limiter(nowhere, max_calls=5, window_ms=HOUR_MS), uuid4().hex
+    made = [await limiter.admit(caller) for _ in range(6)]
+    assert [allowance.remaining for allowance in made] == [4, 3, 2, 1, 0, 0]
+    assert 0 < made[0].reset_ms <= HOUR_MS / 5 + 1
+    assert [allowance.wait_ms > 0 for allowance in made] == [False] * 5 + [True]
+
+
+class Named:
+    """A verifier that knows a caller by the name that he says."""
+
+    def caller(self, token: bytes) -> Caller:
+        """See ``Verifier``."""
+        return Caller(token.decode(), frozenset(Permission))
+
+
+@asynccontextmanager
+async def _limited(settings: Settings, max_calls: int) -> AsyncIterator[Callable[..., AsyncClient]]:
+    """Clients of an API with a limit, each from an address of his own."""
+    limited = settings.model_copy(
+        update={"rate_limit_max": max_calls, "rate_limit_time_window": HOUR_MS}
+    )
+    engine = await Engine.open(limited)
+
+    def client(verifier: Verifier | None = None, **more: Any) -> AsyncClient:
+        app = routes.build(engine, wait_ms=0, rate_limit=max_calls, verifier=verifier)
+        transport = ASGITransport(app=Described(app), client=(uuid4().hex, 1))
+        return AsyncClient(transport=transport, base_url="http://onsale", **more)
+
+    try:
+        yield client
+    finally:
+        await engine.close()
 
 
 async def test_http_says_when_to_come_again(settings: Settings) -> None:
     """The call after the last one is a 429 with Retry-After; other paths are not counted."""
-    limited = settings.model_copy(update={"rate_limit_max": 2, "rate_limit_time_window": HOUR_MS})
-    engine = await Engine.open(limited)
-    transport = ASGITransport(
-        app=routes.build(engine, wait_ms=0, rate_limit=True), client=(uuid4().hex, 1)
-    )
-    async with AsyncClient(transport=transport, base_url="http://onsale") as client:
-        statuses = [(await client.get("/api/bookings/1")).status_code for _ in range(2)]
-        refused = await client.get("/api/bookings/1")
-        assert (await client.get("/health")).status_code == 200
-    await engine.close()
-    assert statuses == [404, 404]
-    assert refused.status_code == 429
-    assert refused.json()["code"] == "rate_limited"
-    assert refused.headers.get_list("retry-after") == ["1800"]
+    async with _limited(settings, 2) as client_of, client_of() as client:
+        answers = [await client.get("/api/bookings/1") for _ in range(3)]
+        other = await client.get("/health")
+    assert [answer.status_code for answer in answers] == [404, 404, 429]
+    assert answers[2].json()["code"] == "rate_limited"
+    assert answers[2].headers.get_list("retry-after") == ["1800"]
+    assert [answer.headers["x-ratelimit-limit"] for answer in answers] == ["2"] * 3
+    assert [answer.headers["x-ratelimit-remaining"] for answer in answers] == ["1", "0", "0"]
+    assert [answer.headers["x-ratelimit-reset"] for answer in answers] == ["1800", "3600", "3600"]
+    assert other.status_code == 200
+    assert not [name for name in other.headers if name.startswith("x-ratelimit")]
+
+
+async def test_every_answer_below_api_says_what_is_left(settings: Settings) -> None:
+    """Whatever it is; and what is shared by all answers is not marked with one caller's."""
+    asked = [
+        ("GET", "/api/events/2147483647", 404),
+        ("GET", "/api/events/0", 400),
+        ("GET", "/api/nothing", 404),
+        ("PUT", "/api/events/1", 405),
+        ("OPTIONS", "/api/events/1", 204),
+        ("POST", "/api/bookings/reserve", 415),
+    ]
+    async with _limited(settings, 100) as client_of, client_of() as client, client_of() as other:
+        for method, path, status in asked:
+            assert (await other.request(method, path)).status_code == status
+        for used, (method, path, status) in enumerate(asked, 1):
+            answer = await client.request(method, path)
+            assert answer.status_code == status
+            assert answer.headers.get_list("x-ratelimit-remaining") == [str(100 - used)]
+
+
+async def test_a_caller_is_who_he_says(settings: Settings) -> None:
+    """A key or a user has one limit from wherever he calls; a stranger that of his address."""
+    name = uuid4().hex
+    async with _limited(settings, 2) as client_of:
+        statuses = []
+        for who in (name, name, name, f"other {name}"):
+            headers = {"authorization": f"Bearer {who.replace(' ', '-')}"}
+            async with client_of(Named(), headers=headers) as client:
+                statuses.append((await client.get("/api/bookings/1")).status_code)
+        async with client_of(Named()) as stranger:
+            strange = [(await stranger.get("/api/bookings/1")).status_code for _ in range(3)]
+    assert statuses == [404, 404, 429, 404]
+    assert strange == [401, 401, 429]

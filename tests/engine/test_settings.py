@@ -90,6 +90,22 @@ def test_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
         Settings.load()
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.0.1", "::1", "localhost"])
+def test_a_host_of_this_machine(host: str) -> None:
+    """Needs no word on who may call."""
+    Settings().check_exposure(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "onsale.example", ""])  # noqa: S104  refused
+def test_a_host_of_the_network(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Needs one, whichever it is."""
+    with pytest.raises(Misconfigured, match="set AUTH="):
+        Settings().check_exposure(host)
+    for auth in ("none", "token", "jwt"):
+        monkeypatch.setenv("AUTH", auth)
+        Settings().check_exposure(host)
+
+
 def test_frozen() -> None:
     """Read once, then passed."""
     settings: Any = Settings()

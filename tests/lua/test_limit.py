@@ -24,14 +24,15 @@ async def _pass(desk: Desk, max_calls: int, window_ms: int, **calls: int) -> lis
 
 async def test_passes_as_many_as_a_window_takes(desk: Desk) -> None:
     """The rest of a batch waits for a step of the window, not for all of it."""
-    passed, wait_ms = await _pass(desk, 100, MINUTE_MS, ann=101)
-    assert passed == 100
+    passed, wait_ms, remaining, reset_ms = await _pass(desk, 100, MINUTE_MS, ann=101)
+    assert (passed, remaining) == (100, 0)
     assert 0 < wait_ms <= MINUTE_MS / 100
+    assert reset_ms == MINUTE_MS
 
 
 async def test_who_has_room_does_not_wait(desk: Desk) -> None:
     """Below the limit the next call would pass at once."""
-    assert await _pass(desk, 100, MINUTE_MS, ann=99) == [99, 0]
+    assert await _pass(desk, 100, MINUTE_MS, ann=99) == [99, 0, 1, MINUTE_MS * 0.99]
     assert (await _pass(desk, 100, MINUTE_MS, ann=1))[0] == 1
     assert (await _pass(desk, 100, MINUTE_MS, ann=1))[0] == 0
 
@@ -39,7 +40,8 @@ async def test_who_has_room_does_not_wait(desk: Desk) -> None:
 async def test_each_caller_for_himself(desk: Desk) -> None:
     """Callers of one batch do not use each other's limit."""
     answers = await _pass(desk, 2, MINUTE_MS, ann=5, bob=1, cem=2)
-    assert answers[::2] == [2, 1, 2]
+    assert answers[::4] == [2, 1, 2]
+    assert answers[2::4] == [0, 1, 0]
 
 
 async def test_who_is_refused_changes_nothing(desk: Desk) -> None:

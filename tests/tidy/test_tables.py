@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
 
+from api.languages import Language
 from api.problems import FAULTS, PROBLEMS, Problem
 from engine import metrics
 from engine.errors import Fault
@@ -53,10 +54,13 @@ def test_every_code_is_reachable() -> None:
 
 @pytest.mark.parametrize(("code", "row"), PROBLEMS.items(), ids=PROBLEMS)
 def test_every_problem_is_whole(code: str, row: Problem) -> None:
-    """A title, a sentence for developers, and one in Russian for people."""
+    """A title, a sentence for developers in each language, and one in Russian for people."""
     assert re.fullmatch(r"[a-z_]+", code)
     assert row.title
-    assert row.detail.endswith(".")
+    assert len(row.detail) == len(Language)
+    assert all(sentence.endswith(".") for sentence in row.detail)
+    assert re.search(r"[\u0430-\u044f]", row.detail.ru)
+    assert row.detail.en.isascii()
     assert re.search(r"[\u0430-\u044f]", row.error)
     assert (row.retry_after_seconds is not None) == (row.status in (429, 503))
 
