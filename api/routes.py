@@ -233,7 +233,7 @@ class Events:
         paging = paging_of(scope)
         page = await self._engine.events.page(after=paging.after_event, limit=paging.limit)
         events = [
-            schemas.ListedEvent(*event, available_seats=available, source=source)
+            schemas.ListedEvent(event.id, event.name, event.total_seats, available, source)
             for event, available, source in page.rows
         ]
         return _ok(schemas.EventPage(events, page.next))
