@@ -156,6 +156,11 @@ class Window(NamedTuple):
     opens_ms: int | None = None
     closes_ms: int | None = None
 
+    @property
+    def is_valid(self) -> bool:
+        """Whether it opens before it closes."""
+        return None in self or self.opens_ms < self.closes_ms  # type: ignore[operator]
+
 
 ALWAYS: Final = Window()
 Bound = int | None | Literal["keep"]

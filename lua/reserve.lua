@@ -22,8 +22,7 @@
 --   integer seq               the seat is his, under the number epoch-seq
 --   "already_booked epoch-seq"  he holds that booking
 --   "replayed epoch-seq"      he holds that booking, made with the same fingerprint
---   "not_open ms"             the event is not sold before this Unix time, in ms
---   "closed"                  it is not sold any more
+--   "not_open ms", "closed"   the event is sold from this Unix time on, in ms; no more
 --   "sold_out"                no seat was left
 --
 -- EVALSHA sha 4 onsale:{1}:log onsale:{1}:outbox onsale:{1}:event:17 onsale:{1}:event:17:users
@@ -54,9 +53,7 @@ for i = FIRST + count, #ARGV, 2 do fingerprints[tonumber(ARGV[i])] = ARGV[i + 1]
 local held = redis.call('HMGET', users, unpack(ARGV, FIRST, FIRST + count - 1))
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-opens, closes = tonumber(opens), tonumber(closes)
-local shut = closes and now_ms >= closes and 'closed'
-  or opens and now_ms < opens and string.format('not_open %.0f', opens)
+opens, closes = tonumber(opens) or 0, tonumber(closes) or math.huge
 local answers, granted, fields, given = { now_ms }, {}, {}, {}
 for i = 1, count do
   local user, fingerprint = ARGV[FIRST + i - 1], fingerprints[i]
@@ -65,8 +62,8 @@ for i = 1, count do
     local number, made_with = string.match(mine, '^([^|]*)|?(.*)$')
     local same = fingerprint and fingerprint == made_with
     answers[i + 1] = (same and 'replayed ' or 'already_booked ') .. number
-  elseif shut then
-    answers[i + 1] = shut
+  elseif now_ms < opens or now_ms >= closes then
+    answers[i + 1] = now_ms < opens and 'not_open ' .. string.format('%.0f', opens) or 'closed'
   elseif left <= 0 then
     answers[i + 1] = 'sold_out'
   else

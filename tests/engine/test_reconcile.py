@@ -526,7 +526,7 @@ async def test_window_follows_the_ledger(shop: Shop) -> None:
         ("opens_at = '2999-01-01 00:00+00'", "not_open 32472144000000"),
         ("opens_at = NULL, closes_at = '1999-01-01 00:00+00'", "closed"),
     ):
-        await shop.sql(f"UPDATE events SET {changed} WHERE id = $1", event_id)
+        await shop.sql(f"UPDATE events SET {changed} WHERE id = $1", event_id)  # noqa: S608
         assert (await shop.reconcile(event_id)).drift == []
         assert await shop.reserve(event_id, "ann") == [answer]
     await shop.sql("UPDATE events SET closes_at = NULL WHERE id = $1", event_id)

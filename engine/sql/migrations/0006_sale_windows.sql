@@ -5,8 +5,8 @@ ALTER TABLE events
     ADD COLUMN closes_at timestamptz,
     ADD CONSTRAINT opens_before_it_closes CHECK (opens_at < closes_at),
     ADD CONSTRAINT window_is_in_our_era CHECK (
-        opens_at BETWEEN '1970-01-01 00:00+00' AND '9999-12-31 00:00+00'
-        AND closes_at BETWEEN '1970-01-01 00:00+00' AND '9999-12-31 00:00+00'
+        opens_at BETWEEN '1970-01-01 00:00+00' AND '9999-12-31 23:59:59.999+00'
+        AND closes_at BETWEEN '1970-01-01 00:00+00' AND '9999-12-31 23:59:59.999+00'
     );
 
 DROP TRIGGER tell_of_changed_event ON events;
