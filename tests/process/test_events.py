@@ -73,8 +73,8 @@ async def test_pages_of_events(sale: Sale) -> None:
     assert ([event["id"] for event in rest["events"]], rest["next"]) == (ids[2:], None)
     plain = await onsale(sale, "events", "list", "--limit", 1, "--after", ids[0] - 1)
     header, row = plain.stdout.splitlines()
-    assert header.split("\t") == ["id", "name", "seats", "left", "source"]
-    assert row.split("\t") == [str(ids[0]), "Чайка", "1", "1", "ledger"]
+    assert header.split("\t") == ["id", "name", "seats", "opens at", "closes at", "left", "source"]
+    assert row.split("\t") == [str(ids[0]), "Чайка", "1", "", "", "1", "ledger"]
     assert plain.stderr == f"there is more: --after '{ids[0]}'\n"
 
 
