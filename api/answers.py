@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from api import schemas
+
 if TYPE_CHECKING:
     from starlette.types import Message, Send
+
+    from engine.model import Event
 
 Header = tuple[bytes, bytes]
 
@@ -63,6 +67,18 @@ def rfc3339(instant_ms: int) -> str:
     """Write Unix milliseconds as ``2026-11-22T13:00:00.123Z``."""
     second, millisecond = divmod(instant_ms, 1000)
     return f"{_second(second)}.{millisecond:03d}Z"
+
+
+def event_of(event: Event) -> schemas.Event:
+    """Write an event as every call has it."""
+    opens, closes = event.window
+    return schemas.Event(
+        event.id,
+        event.name,
+        event.total_seats,
+        None if opens is None else rfc3339(opens),
+        None if closes is None else rfc3339(closes),
+    )
 
 
 @lru_cache(maxsize=1024)

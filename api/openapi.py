@@ -7,6 +7,7 @@ it may refuse with. What holds for each call (its caller, the rate limit, a defe
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +17,7 @@ from api import schemas
 from api.answers import encode
 from api.languages import Language
 from api.prefer import MAX_WAIT_SECONDS
-from api.problems import BARE, PROBLEM_JSON, PROBLEMS, already_booked, problem
+from api.problems import BARE, PROBLEM_JSON, PROBLEMS, already_booked, not_open, problem
 from api.requests import DEFAULT_LIMIT, MAX_LIMIT
 from engine.model import MAX_EVENT_ID
 from engine.permissions import Permission
@@ -29,6 +30,8 @@ Json = dict[str, Any]
 _ID = 549755814017
 _NOW = "2026-11-22T13:00:00.123Z"
 _EVENT = schemas.Event(1, "Opening night", 100)
+_OPENS_AT = datetime(2026, 12, 1, 10, tzinfo=UTC)
+_OPENS_MS = int(_OPENS_AT.timestamp() * 1000)
 _PARTS = {"engine": "ok", "redis": "ok", "ledger": "ok"}
 _ENDED = schemas.ListedBooking(
     id=_ID,
@@ -83,7 +86,7 @@ _HEADERS: Json = {
     "Preference-Applied": _header(
         "What was honoured of `Prefer`.", pattern="^(respond-async|wait=[0-9]+)$"
     ),
-    "Retry-After": _header("Seconds.", required=True, type="integer", minimum=1),
+    "Retry-After": _header("Seconds.", type="integer", minimum=1),
     "Vary": _header("What else the answer depends on.", required=True, const="accept-language"),
     "WWW-Authenticate": _header("How to say who calls.", required=True, const="Bearer"),
     "X-Accel-Buffering": _header("Nginx is to pass on what comes at once.", const="no"),
@@ -217,6 +220,8 @@ def _bare(code: str) -> Answer:
     """A problem as it is answered."""
     if code == "already_booked":
         return already_booked(_ID, Language.EN)
+    if code == "not_open":
+        return not_open(_OPENS_MS, Language.EN)
     if code == "not_ready":
         return problem(code, Language.EN, parts={**_PARTS, "redis": "does not answer"})
     return BARE[Language.EN][code]
@@ -312,6 +317,8 @@ def _reserve() -> Json:
             *_BAD_BODY,
             "invalid_idempotency_key",
             "event_not_found",
+            "not_open",
+            "closed",
             "sold_out",
             "already_booked",
             *_AWAY,
@@ -369,8 +376,8 @@ def _events(path: str) -> Json:
         "Make an event",
         needs=Permission.ADMIN,
         gives={"201": _given("It can be booked.", _EVENT, "Location")},
-        refuses=(*_BAD_BODY, "ledger_unavailable"),
-        body=schemas.NewEvent(_EVENT.name, _EVENT.total_seats),
+        refuses=(*_BAD_BODY, "invalid_window", "ledger_unavailable"),
+        body=schemas.NewEvent(_EVENT.name, _EVENT.total_seats, opens_at=_OPENS_AT),
     )
     return {"get": page, "post": create}
 
@@ -392,7 +399,7 @@ def _event(path: str) -> Json:
     change = _call(
         path,
         "change_event",
-        "Change an event's name or seats",
+        "Change an event's name, seats or window",
         needs=Permission.ADMIN,
         gives={"200": _given("As it is now.", msgspec.structs.replace(_EVENT, total_seats=120))},
         refuses=(
@@ -400,6 +407,7 @@ def _event(path: str) -> Json:
             "invalid_id",
             "event_not_found",
             "below_booked",
+            "invalid_window",
             "ledger_unavailable",
         ),
         takes=(the_id,),

@@ -7,9 +7,11 @@ in that language. A code is a promise: it is never renamed, and a new reason get
 
 from __future__ import annotations
 
+import math
+import time
 from typing import NamedTuple
 
-from api.answers import Answer, Header, answer, encode, location
+from api.answers import Answer, Header, answer, encode, location, rfc3339
 from api.languages import Language
 from engine.errors import Fault, LedgerAway, Overloaded, RedisAway
 
@@ -50,6 +52,24 @@ PROBLEMS: dict[str, Problem] = {
         ),
         "Все места забронированы",
     ),
+    "not_open": Problem(
+        409,
+        "Not open yet",
+        Texts(
+            "The sale has not begun: see opens_at.",
+            "Продажа ещё не началась: см. opens_at.",
+        ),
+        "Продажа ещё не началась",
+    ),
+    "closed": Problem(
+        409,
+        "Closed",
+        Texts(
+            "The sale has ended.",
+            "Продажа закончилась.",
+        ),
+        "Продажа закончилась",
+    ),
     "already_booked": Problem(
         409,
         "Already booked",
@@ -85,6 +105,15 @@ PROBLEMS: dict[str, Problem] = {
             "Бронирований у события больше, чем стало бы мест.",
         ),
         "Мест не может быть меньше, чем уже забронировано",
+    ),
+    "invalid_window": Problem(
+        409,
+        "Invalid window",
+        Texts(
+            "The sale would close before it opens.",
+            "Продажа закончилась бы раньше, чем началась.",
+        ),
+        "Продажа не может закончиться раньше, чем начнётся",
     ),
     # What has become of a booking that can be read no more: ``booking_`` and its status.
     "booking_cancelled": Problem(
@@ -365,6 +394,12 @@ def already_booked(booking_id: int, language: Language) -> Answer:
         location(booking_id),
         media_type=PROBLEM_JSON,
     )
+
+
+def not_open(opens_ms: int, language: Language) -> Answer:
+    """The refusal that says when the sale begins."""
+    seconds = max(1, math.ceil(opens_ms / 1000 - time.time()))
+    return problem("not_open", language, retry_after_seconds=seconds, opens_at=rfc3339(opens_ms))
 
 
 def refusal(refused: Refused, language: Language) -> Answer:

@@ -18,6 +18,8 @@ _SENTENCES: Final = {
     r"Object contains unknown field (`.*`)(.*)": r"Неизвестное поле \1\2",
     r"Object missing required field (`.*`)(.*)": r"Нет обязательного поля \1\2",
     r"(?:Integer value|Number) out of range(.*)": r"Число вне допустимых границ\1",
+    r"Expected (`datetime`) with a timezone component(.*)": r"Ожидается \1 с часовым поясом\2",
+    r"Invalid RFC3339 encoded datetime(.*)": r"Это не дата и время по RFC 3339\1",
     r"Invalid enum value (.+?)( - at .*|)": r"Недопустимое значение \1\2",
 }
 _OF_JSON: Final = {

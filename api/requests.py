@@ -43,7 +43,7 @@ _JSON_MEDIA_TYPE = re.compile(
     rb'application/json(?:[ \t]*;[ \t]*(?:charset="?utf-8"?|(?!charset=)[!-:<-~]*))*[ \t]*',
     re.IGNORECASE,
 )
-_NO_CHANGE = Texts("Give `name`, `total_seats` or both.", "Укажите `name`, `total_seats` или оба.")
+_NO_CHANGE = Texts("Give something to change.", "Укажите, что изменить.")
 _NO_QUERY = Texts(
     "The query is not `name=value` pairs in UTF-8, joined by `&`.",
     "Параметры запроса — не пары `имя=значение` в UTF-8, соединённые `&`.",

@@ -12,17 +12,18 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
+from msgspec import UNSET
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import openapi, prefer, schemas
-from api.answers import Answer, Header, answer, encode, location, rfc3339
+from api.answers import Answer, Header, answer, encode, event_of, location, rfc3339
 from api.auth import Identify, check_user, may_see, permit, user_of
 from api.languages import Language, chosen, language_of
 from api.middleware import Problems, RateLimit, RequestIds, RequestLog
 from api.pages import page
-from api.problems import BARE, PROBLEMS, Texts, already_booked, problem
+from api.problems import BARE, PROBLEMS, Texts, already_booked, not_open, problem
 from api.requests import (
     check_media,
     fingerprint_of,
@@ -41,16 +42,20 @@ from engine.metrics import exposition
 from engine.model import (
     MAX_BOOKING_ID,
     MAX_EVENT_ID,
+    MAX_MS,
     Booking,
-    Event,
+    NewEvent,
     Page,
     Reservation,
     Status,
+    Window,
     Word,
 )
 from engine.permissions import Permission
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from api.auth import Verifier
     from engine.engine import Engine
 
@@ -140,6 +145,8 @@ class Bookings:
                 return _reserved(request, made, _REPLAYED, *applied)
             case Word.ALREADY_BOOKED:
                 return already_booked(made.booking_id, chosen(headers.get(b"accept-language")))
+            case Word.NOT_OPEN:
+                return not_open(made.opens_ms, chosen(headers.get(b"accept-language")))
             case refused:
                 return BARE[chosen(headers.get(b"accept-language"))][refused]
 
@@ -159,7 +166,7 @@ class Bookings:
                 user_id=booking.user_id,
                 created_at=rfc3339(booking.created_at_ms),
                 status="confirmed" if status is Status.CONFIRMED else "pending",
-                event=booking.event and _event(booking.event),
+                event=booking.event and event_of(booking.event),
             )
         )
 
@@ -195,7 +202,7 @@ class Reads:
         if found is None:
             return BARE[language_of(scope)]["event_not_found"]
         source = ((b"onsale-source", b"ledger"),) if found.source == "ledger" else ()
-        return _ok(schemas.Availability(_event(found.event), found.available_seats), *source)
+        return _ok(schemas.Availability(event_of(found.event), found.available_seats), *source)
 
     async def statistics(self, scope: Scope, _receive: Receive) -> Answer:
         """What a user has booked; zeros for one who is unknown."""
@@ -233,7 +240,9 @@ class Events:
         paging = paging_of(scope)
         page = await self._engine.events.page(after=paging.after_event, limit=paging.limit)
         events = [
-            schemas.ListedEvent(*event, available_seats=available, source=source)
+            schemas.ListedEvent(
+                **msgspec.structs.asdict(event_of(event)), available_seats=available, source=source
+            )
             for event, available, source in page.rows
         ]
         return _ok(schemas.EventPage(events, page.next))
@@ -245,23 +254,34 @@ class Events:
         if body is None:
             return None
         wanted = parse_new_event(body)
-        (made,) = await self._engine.events.create((wanted.name, wanted.total_seats))
-        return answer(201, encode(_event(made)), (b"location", b"/api/events/%d" % made.id))
+        window = Window(_bound(wanted.opens_at), _bound(wanted.closes_at))
+        if not window.is_valid:
+            return BARE[language_of(scope)]["invalid_window"]
+        (made,) = await self._engine.events.create(
+            NewEvent(wanted.name, wanted.total_seats, window)
+        )
+        return answer(201, encode(event_of(made)), (b"location", b"/api/events/%d" % made.id))
 
     async def change(self, scope: Scope, receive: Receive) -> Answer | None:
-        """Give an event another name, or other seats."""
+        """Give an event another name, other seats, another window."""
         event_id = id_of(scope, largest=MAX_EVENT_ID)
         check_media(headers_of(scope))
         body = await read_body(receive, self._body_deadline)
         if body is None:
             return None
-        wanted = msgspec.to_builtins(parse_event_change(body))
-        made = await self._engine.events.change(event_id, **wanted)
+        wanted = parse_event_change(body)
+        made = await self._engine.events.change(
+            event_id,
+            name=None if wanted.name is UNSET else wanted.name,
+            total_seats=None if wanted.total_seats is UNSET else wanted.total_seats,
+            opens_ms="keep" if wanted.opens_at is UNSET else _bound(wanted.opens_at),
+            closes_ms="keep" if wanted.closes_at is UNSET else _bound(wanted.closes_at),
+        )
         if made.refusal is Word.BELOW_BOOKED:
             return _below_booked(made.booked, language_of(scope))
-        if made.event is None:
-            return BARE[language_of(scope)][Word.EVENT_NOT_FOUND]
-        return _ok(_event(made.event))
+        if made.event is None or made.refusal:
+            return BARE[language_of(scope)][made.refusal or Word.EVENT_NOT_FOUND]
+        return _ok(event_of(made.event))
 
     async def bookings(self, scope: Scope, _receive: Receive) -> Answer:
         """A page of an event's bookings, in the order of users."""
@@ -393,8 +413,11 @@ def _ok(body: object, *headers: Header) -> Answer:
     return answer(200, encode(body), *headers)
 
 
-def _event(event: Event) -> schemas.Event:
-    return schemas.Event(event.id, event.name, event.total_seats)
+def _bound(moment: datetime | None) -> int | None:
+    """A bound of a window in Unix milliseconds, within what the ledger can hold."""
+    if moment is None:
+        return None
+    return min(max(round(moment.timestamp() * 1000), 0), MAX_MS)
 
 
 def _bookings(page: Page[Booking]) -> Answer:
@@ -407,7 +430,7 @@ def _bookings(page: Page[Booking]) -> Answer:
             status=_LEDGER_STATUS[each.status],
             ended_at=None if each.ended_at_ms is None else rfc3339(each.ended_at_ms),
             reason=each.reason if each.reason in _REASONS else None,
-            event=each.event and _event(each.event),
+            event=each.event and event_of(each.event),
         )
         for each in page.rows
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Literal
 
 import msgspec
@@ -51,6 +52,15 @@ Instant = Annotated[
     ),
 ]
 
+Moment = Annotated[
+    datetime,
+    Meta(
+        tz=True,
+        description="RFC 3339 with a zone. Before 1970 counts as 1970.",
+        examples=["2026-12-01T10:00:00+03:00"],
+    ),
+]
+
 
 class ReserveRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """Who wants a seat of which event."""
@@ -59,26 +69,32 @@ class ReserveRequest(Struct, frozen=True, forbid_unknown_fields=True):
     user_id: UserId
 
 
-class Event(Struct, frozen=True):
-    """What people attend."""
+class Event(Struct, frozen=True, omit_defaults=True):
+    """What people attend. It is sold from `opens_at` on and before `closes_at`, if it has these."""
 
     id: EventId
     name: str
     total_seats: int
+    opens_at: Instant | None = None
+    closes_at: Instant | None = None
 
 
-class NewEvent(Struct, frozen=True, forbid_unknown_fields=True):
+class NewEvent(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """An event that is to be."""
 
     name: EventName
     total_seats: Seats
+    opens_at: Moment | None = None
+    closes_at: Moment | None = None
 
 
 class EventChange(Struct, frozen=True, forbid_unknown_fields=True):
-    """What is to change of an event; what is left out stays."""
+    """What is to change of an event; what is left out stays, and `null` ends a bound."""
 
     name: EventName | UnsetType = UNSET
     total_seats: Seats | UnsetType = UNSET
+    opens_at: Moment | UnsetType | None = UNSET
+    closes_at: Moment | UnsetType | None = UNSET
 
 
 class Reservation(Struct, frozen=True):
@@ -112,7 +128,7 @@ class Availability(Struct, frozen=True):
     available_seats: int
 
 
-class ListedEvent(Event, frozen=True):
+class ListedEvent(Event, frozen=True, kw_only=True):
     """An event in a list. ``source`` says who was asked for the seats that are left.
 
     ``redis``: as of the last sale. ``ledger``: what is still on its way is not counted.
@@ -228,6 +244,7 @@ class Problem(Struct, frozen=True, omit_defaults=True):
     error: Annotated[str, Meta(description="What to show to people, in Russian.")]
     booking_id: BookingId | None = None
     parts: dict[str, str] | None = None
+    opens_at: Instant | None = None
 
 
 reserve_decoder = msgspec.json.Decoder(ReserveRequest)

@@ -11,7 +11,7 @@ import random
 from typing import TYPE_CHECKING, Final
 
 from api import schemas
-from api.answers import NO_STORE, Answer, Header, encode, rfc3339
+from api.answers import NO_STORE, Answer, Header, encode, event_of, rfc3339
 from api.languages import language_of
 from api.problems import BARE, code_of
 from api.requests import headers_of, id_of
@@ -100,7 +100,7 @@ def message_of(news: News) -> bytes:
 
 def _seats(news: News, sight: Sight) -> tuple[bytes, bytes]:
     seats = sight.seats
-    event = schemas.Event(seats.event.id, seats.event.name, seats.event.total_seats)
+    event = event_of(seats.event)
     watched = schemas.Watched(
         at=rfc3339(news.at_ms),
         event=event,

@@ -43,11 +43,17 @@ _WORDS: Final = {
     b"already_booked": Word.ALREADY_BOOKED,
     b"replayed": Word.REPLAYED,
 }
-_COUNT: Final = {word: metrics.RESERVATIONS.labels(word) for word in (_RESERVED, *_WORDS.values())}
+_COUNT: Final = {
+    word: metrics.RESERVATIONS.labels(word)
+    for word in (_RESERVED, *_WORDS.values(), Word.NOT_OPEN, Word.CLOSED)
+}
 
 
 class Decision(NamedTuple):
-    """What Redis decided of one user; ``number`` comes with the words that name a booking."""
+    """What Redis decided of one user; ``number`` comes with the words that name a booking.
+
+    ``at_ms`` is when a seat was given, or when the event opens.
+    """
 
     word: Word
     number: Number = Number(0, 0)
@@ -55,6 +61,7 @@ class Decision(NamedTuple):
 
 
 _SOLD_OUT = Decision(Word.SOLD_OUT)
+_CLOSED = Decision(Word.CLOSED)
 _NOT_HELD = Decision(Word.BOOKING_NOT_FOUND)
 
 
@@ -283,8 +290,7 @@ def _decide(
         elif part == b"sold_out":
             decision = _SOLD_OUT
         else:
-            word, _, number = part.partition(b" ")
-            decision = Decision(_WORDS[word], Number.held(number))
+            decision = _seldom(part)
         words.append(decision.word)
         if not answer.done():
             answer.set_result(decision)
@@ -293,6 +299,16 @@ def _decide(
     for each, users in counts.items():  # once a batch: a count is a system call
         _COUNT[each].inc(users)
     return len(words) - counts[_RESERVED] - counts[Word.REPLAYED]
+
+
+def _seldom(part: bytes) -> Decision:
+    """A user's part of a reply that is neither a seat nor ``sold_out``."""
+    word, _, argument = part.partition(b" ")
+    if word == b"closed":
+        return _CLOSED
+    if word == b"not_open":
+        return Decision(Word.NOT_OPEN, at_ms=int(argument))
+    return Decision(_WORDS[word], Number.held(argument))
 
 
 def _whole(word: bytes) -> Decision | None:

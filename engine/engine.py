@@ -37,7 +37,6 @@ from engine.model import (
     Booking,
     Cancellation,
     Drained,
-    Event,
     Fate,
     Item,
     Number,
@@ -187,6 +186,8 @@ class Engine:
         word, number, at_ms = decision
         if word is Word.SOLD_OUT:
             return _SOLD_OUT
+        if word is Word.NOT_OPEN or word is Word.CLOSED:
+            return Reservation(word, opens_ms=at_ms)
         booking = booking_id(number, partition)
         if word is Word.ALREADY_BOOKED:
             return Reservation(word, booking)
@@ -279,7 +280,7 @@ class Engine:
             return Availability(event, event.total_seats - booked, "ledger")
         if look is None:
             return None
-        return Availability(Event(event_id, look.name, look.total), look.left, "redis")
+        return Availability(look.event(event_id), look.left, "redis")
 
     async def watch(self, event_id: int, *, after_ms: int = 0) -> Listener | None:
         """Listen to an event: see ``Watches.join``."""
@@ -498,7 +499,7 @@ class Engine:
             # In a later epoch the event was loaded anew, without what is only in this one's outbox.
             if look and lane.scripts and lane.scripts.epoch == item.number.epoch:
                 status = Status.PENDING if look.held == item.number else Status.CANCELLED
-                event = Event(item.event_id, look.name, look.total)
+                event = look.event(item.event_id)
                 return _of_item(booking, item, status)._replace(event=event)
         return None
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from engine.admission import Lane
     from engine.hydrate import Hydration
     from engine.ledger import Ledger
-    from engine.model import Booking
+    from engine.model import Booking, Bound, NewEvent
     from engine.scripts import Look
 
 
@@ -34,28 +34,35 @@ class Events:
         self._lanes = lanes
         self._hydration = hydration
 
-    async def create(self, *wanted: tuple[str, int]) -> list[Event]:
-        """Make events of these names and numbers of seats: all of them, or none."""
+    async def create(self, *wanted: NewEvent) -> list[Event]:
+        """Make these events: all of them, or none."""
         made = await self._ledger.create_events(wanted)
         for event in made:  # other processes are told by the ledger
             self._hydration.appeared(event.id)
         return made
 
     async def change(
-        self, event_id: int, *, name: str | None = None, total_seats: int | None = None
+        self,
+        event_id: int,
+        *,
+        name: str | None = None,
+        total_seats: int | None = None,
+        opens_ms: Bound = "keep",
+        closes_ms: Bound = "keep",
     ) -> EventChange:
-        """Give an event another name, another number of seats, or both; None leaves it as it is.
+        """Give an event another name, number of seats or window; what is not named stays as it is.
 
         Seats are never cut below what the ledger has booked. What is still on its way to it may
         then be refused by it.
         """
-        changed = await self._ledger.change_event(event_id, name, total_seats)
+        changed = await self._ledger.change_event(event_id, name, total_seats, opens_ms, closes_ms)
         if changed:
             return EventChange(*changed)
         found = await self._ledger.event(event_id)
         if found is None:
             return EventChange(None, refusal=Word.EVENT_NOT_FOUND)
-        return EventChange(*found, refusal=Word.BELOW_BOOKED)
+        below = total_seats is not None and total_seats < found[1]
+        return EventChange(*found, refusal=Word.BELOW_BOOKED if below else Word.INVALID_WINDOW)
 
     async def page(self, *, after: int = 0, limit: int) -> Page[Availability]:
         """Events with the seats that are left, in the order of their ids, beyond ``after``."""
@@ -90,7 +97,7 @@ class Events:
         look = await self._look(event.id)
         if look is None:
             return Availability(event, event.total_seats - booked, "ledger")
-        return Availability(Event(event.id, look.name, look.total), look.left, "redis")
+        return Availability(look.event(event.id), look.left, "redis")
 
     async def _look(self, event_id: int) -> Look | None:
         """An event as Redis has it now; None if it cannot say."""

@@ -218,9 +218,7 @@ class Hydration:
             if found is None:
                 return False
             event, _ = found
-            command = load.scripts.install(
-                event.id, token, total=event.total_seats, name=event.name, staged=staged
-            )
+            command = load.scripts.install(event, token, staged=staged)
             if await self._call(load, command) != b"installed":
                 return None
         metrics.HYDRATIONS.inc()

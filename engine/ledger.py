@@ -31,6 +31,7 @@ from engine.model import (
     Place,
     Status,
     UserStatistics,
+    Window,
     booking_id,
 )
 from engine.ruling import Seats
@@ -38,6 +39,7 @@ from engine.ruling import Seats
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 
+    from engine.model import Bound, NewEvent
     from engine.ruling import Plain, Ruling
 
 SQL: Final = Path(__file__).parent / "sql"
@@ -219,17 +221,17 @@ class Ledger:
     async def event(self, event_id: int) -> tuple[Event, int] | None:
         """An event and how many of its seats are booked."""
         row = await self._fetchrow("event", event_id)
-        return (Event(row["id"], row["name"], row["total_seats"]), row["booked"]) if row else None
+        return (_event(row, row["id"]), row["booked"]) if row else None
 
     async def events_after(self, event_id: int, limit: int) -> list[tuple[Event, int]]:
         """A page of the events in the order of their ids, each with how many seats are booked."""
         rows = await self._fetch("events_after", event_id, limit)
-        return [(Event(row["id"], row["name"], row["total_seats"]), row["booked"]) for row in rows]
+        return [(_event(row, row["id"]), row["booked"]) for row in rows]
 
     async def busiest(self, limit: int) -> tuple[list[tuple[Event, int]], int]:
         """The events with the most bookings, each with how many; and how many events there are."""
         rows = await self._fetch("busiest_events", limit)
-        found = [(Event(row["id"], row["name"], row["total_seats"]), row["booked"]) for row in rows]
+        found = [(_event(row, row["id"]), row["booked"]) for row in rows]
         return found, rows[0]["total"] if rows else 0
 
     async def event_ids(self) -> list[int]:
@@ -246,7 +248,7 @@ class Ledger:
                 row["user_id"],
                 _ms(row["created_at"]),
                 Status.CONFIRMED,
-                event=Event(row["event_id"], row["name"], row["total_seats"]),
+                event=_event(row, row["event_id"]),
             )
         row = await self._fetchrow("ended_booking", booking)
         if row is None:
@@ -277,17 +279,23 @@ class Ledger:
             for row in rows
         ]
 
-    async def create_events(self, wanted: Sequence[tuple[str, int]]) -> list[Event]:
-        """Make events of these names and seats, all or none; in the same order."""
-        names, seats = zip(*wanted, strict=True)
-        return [Event(*row) for row in await self._fetch("create_events", names, seats)]
+    async def create_events(self, wanted: Sequence[NewEvent]) -> list[Event]:
+        """Make events, all or none; in the same order."""
+        names, seats, windows = zip(*wanted, strict=True)
+        opens = [_time_or_none(window.opens_ms) for window in windows]
+        closes = [_time_or_none(window.closes_ms) for window in windows]
+        rows = await self._fetch("create_events", names, seats, opens, closes)
+        return [_event(row, row["id"]) for row in rows]
 
     async def change_event(
-        self, event_id: int, name: str | None, total_seats: int | None
+        self, event_id: int, name: str | None, total_seats: int | None, opens: Bound, closes: Bound
     ) -> tuple[Event, int] | None:
-        """Change an event, or leave it if it is not there, or has more bookings than that."""
-        row = await self._fetchrow("change_event", event_id, name, total_seats)
-        return (Event(row["id"], row["name"], row["total_seats"]), row["booked"]) if row else None
+        """Change an event; or leave it, if it is not there, or cannot be so."""
+        bounds: list[object] = []
+        for bound in (opens, closes):
+            bounds += (False, None) if bound == "keep" else (True, _time_or_none(bound))
+        row = await self._fetchrow("change_event", event_id, name, total_seats, *bounds)
+        return (_event(row, row["id"]), row["booked"]) if row else None
 
     async def fates(self, partition: int, numbers: Collection[Number]) -> dict[Number, Fate]:
         """What became of a partition's numbers; ``confirmed`` also means a cancel was taken."""
@@ -556,7 +564,7 @@ class Locked:
     async def event(self, event_id: int) -> Event | None:
         """Lock an event, and read it."""
         row = await self._connection.fetchrow(QUERY["lock_event"], event_id)
-        return Event(row["id"], row["name"], row["total_seats"]) if row else None
+        return _event(row, row["id"]) if row else None
 
 
 async def _leave_as_is(_: asyncpg.Connection) -> None:
@@ -580,7 +588,7 @@ def _partition(row: asyncpg.Record) -> PartitionRow:
 
 
 def _of_user(row: asyncpg.Record, user_id: str) -> Booking:
-    event_id, name, ended_at = row["event_id"] or 0, row["name"], row["ended_at"]
+    event_id, ended_at = row["event_id"] or 0, row["ended_at"]
     return Booking(
         row["id"],
         event_id,
@@ -588,9 +596,15 @@ def _of_user(row: asyncpg.Record, user_id: str) -> Booking:
         _ms(row["created_at"]),
         Status(row["outcome"]),
         row["reason"],
-        Event(event_id, name, row["total_seats"]) if name is not None else None,
+        _event(row, event_id) if row["name"] is not None else None,
         _ms(ended_at) if ended_at else None,
     )
+
+
+def _event(row: asyncpg.Record, event_id: int) -> Event:
+    opens, closes = row["opens_at"], row["closes_at"]
+    window = Window(opens and _ms(opens), closes and _ms(closes))
+    return Event(event_id, row["name"], row["total_seats"], window)
 
 
 def _letter(row: asyncpg.Record) -> Letter:
@@ -608,6 +622,10 @@ def _columns(rows: dict[int, Item]) -> tuple[list[Any], ...]:
 
 def _time(at_ms: int) -> datetime:
     return datetime.fromtimestamp(at_ms / 1000, UTC)
+
+
+def _time_or_none(at_ms: int | None) -> datetime | None:
+    return None if at_ms is None else _time(at_ms)
 
 
 def _ms(time: datetime) -> int:

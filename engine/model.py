@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import Generic, Literal, NamedTuple, TypeVar
+from typing import Final, Generic, Literal, NamedTuple, TypeVar
 from unicodedata import category
 
 import msgspec
@@ -29,6 +29,8 @@ MAX_EVENT_ID = 2**31 - 1
 MAX_USER_ID_LENGTH = 255
 MAX_NAME_LENGTH = 255
 MAX_SEATS = 2**31 - 1
+MAX_MS = 253_402_300_799_999
+"""The end of the year 9999, in Unix milliseconds."""
 MAX_BATCH = 500
 """Users that one script call takes at most."""
 
@@ -94,11 +96,14 @@ class Word(StrEnum):
     RESERVED = "reserved"
     REPLAYED = "replayed"
     CANCELLED = "cancelled"
+    NOT_OPEN = "not_open"
+    CLOSED = "closed"
     SOLD_OUT = "sold_out"
     ALREADY_BOOKED = "already_booked"
     EVENT_NOT_FOUND = "event_not_found"
     BOOKING_NOT_FOUND = "booking_not_found"
     BELOW_BOOKED = "below_booked"
+    INVALID_WINDOW = "invalid_window"
 
 
 class Status(StrEnum):
@@ -145,25 +150,45 @@ class Drained(msgspec.Struct, frozen=True, array_like=True):
     rejected: list[tuple[int, int, str]]
 
 
+class Window(NamedTuple):
+    """When an event is sold, in Unix milliseconds: from ``opens_ms`` on, before ``closes_ms``."""
+
+    opens_ms: int | None = None
+    closes_ms: int | None = None
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether it opens before it closes."""
+        return None in self or self.opens_ms < self.closes_ms  # type: ignore[operator]
+
+
+ALWAYS: Final = Window()
+Bound = int | None | Literal["keep"]
+"""What a bound of a window becomes: Unix milliseconds, none, or as it is."""
+
+
 class Event(NamedTuple):
     """What people attend."""
 
     id: int
     name: str
     total_seats: int
+    window: Window = ALWAYS
 
 
 class Reservation(NamedTuple):
     """The answer to ``reserve``.
 
     ``booking_id`` and ``created_at_ms`` (Unix time) are set with ``reserved`` and ``replayed``;
-    ``booking_id`` also with ``already_booked``. ``status`` says whether the ledger has it.
+    ``booking_id`` also with ``already_booked``, ``opens_ms`` (Unix time) with ``not_open``.
+    ``status`` says whether the ledger has it.
     """
 
     word: Word
     booking_id: int = 0
     created_at_ms: int = 0
     status: Status = Status.PENDING
+    opens_ms: int = 0
 
 
 class Cancellation(NamedTuple):
@@ -189,11 +214,19 @@ class Booking(NamedTuple):
     ended_at_ms: int | None = None
 
 
+class NewEvent(NamedTuple):
+    """An event to be made."""
+
+    name: str
+    total_seats: int
+    window: Window = ALWAYS
+
+
 class EventChange(NamedTuple):
     """The answer to a change of an event: the event as it is now, and how many seats are booked.
 
-    ``refusal`` says why nothing was changed: ``event_not_found`` (then there is no event) or
-    ``below_booked``.
+    ``refusal`` says why nothing was changed: ``event_not_found`` (then there is no event),
+    ``below_booked``, or ``invalid_window``: it would close before it opens.
     """
 
     event: Event | None

@@ -7,13 +7,13 @@ the numbers ``seq-n+1 … seq``: contiguous, and without a clock.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from engine import keys
 from engine.errors import REDIS_ERRORS, RedisAway
-from engine.model import MAX_EVENT_ID, Item, Number
+from engine.model import MAX_EVENT_ID, MAX_MS, Item, Number
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from engine.scripts import Command
-
-MAX_AT_MS: Final = 253_402_300_799_999
-"""The end of the year 9999, in Unix milliseconds."""
 
 _users = msgspec.json.Decoder(list[str])
 
@@ -165,7 +162,7 @@ def items(entry_id: bytes, fields: dict[bytes, bytes]) -> list[Item]:
     try:
         event_id, at_ms = int(fields[b"event"]), int(fields[b"at"])
         users = _users.decode(fields[b"users"])
-        if not (0 < event_id <= MAX_EVENT_ID and 0 <= at_ms <= MAX_AT_MS):
+        if not (0 < event_id <= MAX_EVENT_ID and 0 <= at_ms <= MAX_MS):
             users = []
         if kind == b"reserve" and 0 < len(users) <= last.seq:
             first = last.seq - len(users) + 1

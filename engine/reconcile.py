@@ -287,12 +287,13 @@ class Reconciliation:
                 )
             ]
             drift += [_user_drift(event_id, change) for change in changes]
-            if not dry_run and (drift or event.name != look.name):
+            if not dry_run and (drift or (event.name, event.window) != (look.name, look.window)):
                 for start in range(0, max(len(changes), 1), MAX_BATCH):
                     part = changes[start : start + MAX_BATCH]
                     command = self._scripts.repair(
-                        event_id, part, total=event.total_seats, name=event.name
-                    )
+                        event_id, part,
+                        total=event.total_seats, name=event.name, window=event.window,
+                    )  # fmt: skip
                     await self._call(command)
         return drift
 

@@ -26,7 +26,7 @@ from redis.exceptions import NoScriptError, OutOfMemoryError
 
 from engine import keys, metrics
 from engine.errors import REDIS_ERRORS, Fenced, Overloaded, RedisAway
-from engine.model import MAX_BATCH, Number
+from engine.model import MAX_BATCH, MAX_MS, Event, Number, Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -75,6 +75,11 @@ class Look(NamedTuple):
     users: int
     name: str
     held: Number | None
+    window: Window
+
+    def event(self, event_id: int) -> Event:
+        """The event, whose id Redis does not repeat."""
+        return Event(event_id, self.name, self.total, self.window)
 
 
 class Scripts:
@@ -150,14 +155,15 @@ class Scripts:
             token, lease_ms, *pairs,
         )  # fmt: skip
 
-    def install(self, event_id: int, token: str, *, total: int, name: str, staged: int) -> Command:
+    def install(self, event: Event, token: str, *, staged: int) -> Command:
         """Open a hydrated event for sale."""
+        event_id, name, total, window = event
         p = self.partition
         return (
             "EVALSHA", self._sha["install"], 5,
             self._log, keys.event(p, event_id), keys.users(p, event_id),
             keys.lease(p, event_id), keys.staging(p, event_id),
-            token, total, name, staged,
+            token, total, name, staged, *_bounds(window),
         )  # fmt: skip
 
     def close(self, event_id: int) -> Command:
@@ -175,6 +181,7 @@ class Scripts:
         *,
         total: int | None = None,
         name: str | None = None,
+        window: Window | None = None,
     ) -> Command:
         """Make an event equal to the ledger, at most ``MAX_BATCH`` users at a time."""
         if len(changes) > MAX_BATCH:
@@ -187,7 +194,7 @@ class Scripts:
         return (
             "EVALSHA", self._sha["repair"], 4,
             self._log, keys.event(p, event_id), keys.users(p, event_id), keys.lease(p, event_id),
-            "" if total is None else total, name or "", *triples,
+            "" if total is None else total, name or "", *_bounds(window), *triples,
         )  # fmt: skip
 
     def acknowledge(self, seq: int, *, tail: int) -> Command:
@@ -234,14 +241,27 @@ def look_reply(reply: Any) -> Look | None:
     """The reply of ``look``; None if the event is cold."""
     if reply == b"cold":
         return None
-    total, left, users, name, held = reply
+    total, left, users, name, held, opens, closes = reply
     return Look(
         total,
         left,
         users,
         name.decode(errors="replace"),
         Number.held(held) if held else None,
+        Window(_bound(opens), _bound(closes)),
     )
+
+
+def _bounds(window: Window | None) -> tuple[str | int, ...]:
+    """A window as the scripts take it: "" is no bound, "keep" whatever is there."""
+    if window is None:
+        return "keep", "keep"
+    return tuple("" if bound is None else bound for bound in window)
+
+
+def _bound(held: bytes) -> int | None:
+    """A bound as Redis has it; what a hand wrote and is no number bounds nothing."""
+    return int(held) if held.isdigit() and int(held) <= MAX_MS else None
 
 
 async def evaluate(redis: Redis, name: str, key_count: int, *keys_and_args: str | int) -> Any:

@@ -5,12 +5,14 @@
 -- Leaves no outbox entry: the ledger knows already.
 --
 -- KEYS[1] log    hash    epoch
--- KEYS[2] event  hash    epoch, total, left, name
+-- KEYS[2] event  hash    epoch, total, left, name, opens, closes
 -- KEYS[3] users  hash    user -> "epoch-seq", then "|fingerprint" if a key was sent
 -- KEYS[4] lease  string  removed if the event is cold: what is being read may be stale
 -- ARGV[1] total seats, or "" to leave it
 -- ARGV[2] name, or "" to leave it
--- ARGV[3 ..] user, expected number or "", new number or "": at most 500 triples
+-- ARGV[3] when it opens, in Unix ms, "" if it always was, or "keep" to leave it
+-- ARGV[4] when it closes, in Unix ms, "" if it never does, or "keep" to leave it
+-- ARGV[5 ..] user, expected number or "", new number or "": at most 500 triples
 --
 -- Answers a word:
 --   "fenced"  another epoch: recover. Writes nothing
@@ -18,10 +20,10 @@
 -- or integer: how many users were changed. left := total - HLEN(users). Writes.
 --
 -- EVALSHA sha 4 onsale:{1}:log onsale:{1}:event:17 onsale:{1}:event:17:users
---   onsale:{1}:event:17:lease 1000 "" ann 3-8 "" bob "" 0-4   ->   2
-assert(#KEYS == 4 and #ARGV >= 2 and (#ARGV - 2) % 3 == 0)
+--   onsale:{1}:event:17:lease 1000 "" keep keep ann 3-8 "" bob "" 0-4   ->   2
+assert(#KEYS == 4 and #ARGV >= 4 and (#ARGV - 4) % 3 == 0)
 local log, event, users, lease = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local total, name = ARGV[1], ARGV[2]
+local total, name, opens, closes = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 -- refuse
 if redis.call('HGET', log, 'epoch') ~= EPOCH then return 'fenced' end
@@ -32,7 +34,7 @@ end
 
 -- write
 local changed = 0
-for i = 3, #ARGV, 3 do
+for i = 5, #ARGV, 3 do
   local user, expected, new = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local held = redis.call('HGET', users, user) or ''
   if string.match(held, '^[^|]*') == expected then
@@ -45,6 +47,8 @@ for i = 3, #ARGV, 3 do
   end
 end
 if name ~= '' then redis.call('HSET', event, 'name', name) end
+if opens ~= 'keep' then redis.call('HSET', event, 'opens', opens) end
+if closes ~= 'keep' then redis.call('HSET', event, 'closes', closes) end
 total = tonumber(total) or tonumber(redis.call('HGET', event, 'total'))
 if total then  -- else a hand broke it, and the event is dirty until it is hydrated
   redis.call('HSET', event, 'total', total, 'left', total - redis.call('HLEN', users))

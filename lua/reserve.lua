@@ -5,7 +5,7 @@
 --
 -- KEYS[1] log     hash    epoch, seq, acked, master
 -- KEYS[2] outbox  stream  what the ledger must learn
--- KEYS[3] event   hash    epoch, total, left
+-- KEYS[3] event   hash    epoch, total, left, opens, closes
 -- KEYS[4] users   hash    user -> "epoch-seq", then "|fingerprint" if a key was sent
 -- ARGV[1] event id, 1 to 2^31-1
 -- ARGV[2] bound of the outbox, in numbers
@@ -22,6 +22,7 @@
 --   integer seq               the seat is his, under the number epoch-seq
 --   "already_booked epoch-seq"  he holds that booking
 --   "replayed epoch-seq"      he holds that booking, made with the same fingerprint
+--   "not_open ms", "closed"   the event is sold from this Unix time on, in ms; no more
 --   "sold_out"                no seat was left
 --
 -- EVALSHA sha 4 onsale:{1}:log onsale:{1}:outbox onsale:{1}:event:17 onsale:{1}:event:17:users
@@ -34,7 +35,8 @@ local FIRST = 4
 -- read
 local epoch, seq, acked, master = unpack(redis.call('HMGET', log,
   'epoch', 'seq', 'acked', 'master'))
-local event_epoch, total, left = unpack(redis.call('HMGET', event, 'epoch', 'total', 'left'))
+local event_epoch, total, left, opens, closes = unpack(redis.call('HMGET', event,
+  'epoch', 'total', 'left', 'opens', 'closes'))
 seq, acked, total, left = tonumber(seq), tonumber(acked), tonumber(total), tonumber(left)
 
 -- refuse
@@ -51,6 +53,7 @@ for i = FIRST + count, #ARGV, 2 do fingerprints[tonumber(ARGV[i])] = ARGV[i + 1]
 local held = redis.call('HMGET', users, unpack(ARGV, FIRST, FIRST + count - 1))
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+opens, closes = tonumber(opens) or 0, tonumber(closes) or math.huge
 local answers, granted, fields, given = { now_ms }, {}, {}, {}
 for i = 1, count do
   local user, fingerprint = ARGV[FIRST + i - 1], fingerprints[i]
@@ -59,6 +62,8 @@ for i = 1, count do
     local number, made_with = string.match(mine, '^([^|]*)|?(.*)$')
     local same = fingerprint and fingerprint == made_with
     answers[i + 1] = (same and 'replayed ' or 'already_booked ') .. number
+  elseif now_ms < opens or now_ms >= closes then
+    answers[i + 1] = now_ms < opens and 'not_open ' .. string.format('%.0f', opens) or 'closed'
   elseif left <= 0 then
     answers[i + 1] = 'sold_out'
   else

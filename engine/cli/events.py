@@ -6,6 +6,8 @@ import asyncio
 import csv
 import io
 import re
+import time
+from datetime import datetime
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -21,13 +23,14 @@ from engine.cli.base import (
     Limit,
     engine_of,
     group,
+    instant,
     print_facts,
     print_json,
     print_more,
     print_table,
     refuse,
 )
-from engine.model import MAX_EVENT_ID, MAX_SEATS, fault_in_event
+from engine.model import MAX_EVENT_ID, MAX_SEATS, NewEvent, Word, fault_in_event
 
 if TYPE_CHECKING:
     from engine.model import Availability, Event, EventChange, Page
@@ -37,6 +40,11 @@ _SEATS: Final = re.compile(r"[0-9]{1,10}")
 
 EventId = Annotated[int, typer.Argument(metavar="ID", min=1, max=MAX_EVENT_ID)]
 Seats = Annotated[int, typer.Argument(metavar="SEATS", min=0, max=MAX_SEATS)]
+
+At = Annotated[
+    datetime | None,
+    typer.Option(formats=["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M%z"], help="As 2026-12-01T10:00Z."),
+]
 
 app = group("List events, make them, and change how many seats they have.")
 
@@ -65,7 +73,7 @@ def list_events(
     if as_json:
         print_json({"events": rows, "next": found.next})
     else:
-        names = ("id", "name", "seats", "left", "source")
+        names = ("id", "name", "seats", "opens at", "closes at", "left", "source")
         print_table(names, [list(row.values()) for row in rows], long=("name",))
         print_more(found.next)
 
@@ -101,8 +109,8 @@ def create(
     """
     if fault := fault_in_event(name, seats):
         raise typer.BadParameter(fault)
-    (made,) = asyncio.run(_create(data, [(name, seats)]))
-    (print_json if as_json else print_facts)(made._asdict())
+    (made,) = asyncio.run(_create(data, [NewEvent(name, seats)]))
+    (print_json if as_json else print_facts)(_event(made))
 
 
 @app.command("set-seats")
@@ -113,18 +121,32 @@ def set_seats(
 
     Exits with 0; 1: it has more bookings than that; 2: there is no such event, or could not run.
     """
+    changed = _change(data, event_id, total_seats=seats)
+    (print_json if as_json else print_facts)(changed)
 
-    async def change() -> EventChange:
-        async with engine_of(data) as engine:
-            return await engine.events.change(event_id, total_seats=seats)
 
-    changed = asyncio.run(change())
-    if changed.event is None:
-        raise refuse(f"there is no event {event_id}")
-    if changed.refusal:
-        typer.echo(f"onsale: the ledger has {changed.booked} bookings of it", err=True)
-        raise typer.Exit(FOUND)
-    (print_json if as_json else print_facts)(changed.event._asdict())
+@app.command("open")
+def open_event(
+    event_id: EventId, *, at: At = None, as_json: AsJson = False, data: DataFolder = DATA
+) -> None:
+    """Sell an event from now on, or from an instant on, and without an end.
+
+    Exits with 0; 2: there is no such event, or could not run.
+    """
+    opened = _change(data, event_id, opens_ms=_ms(at) if at else None, closes_ms=None)
+    (print_json if as_json else print_facts)(opened)
+
+
+@app.command("close")
+def close_event(
+    event_id: EventId, *, at: At = None, as_json: AsJson = False, data: DataFolder = DATA
+) -> None:
+    """Sell an event no more, or not from an instant on. Bookings stay, and can be given back.
+
+    Exits with 0; 1: it would close before it opens; 2: there is no such event, or could not run.
+    """
+    closed = _change(data, event_id, closes_ms=_ms(at) if at else time.time_ns() // 1_000_000)
+    (print_json if as_json else print_facts)(closed)
 
 
 @app.command("import")
@@ -145,12 +167,12 @@ def import_events(
         raise refuse(*(f"{file}:{fault}" for fault in faults))
     made = asyncio.run(_create(data, wanted)) if wanted else []
     if as_json:
-        print_json({"events": [each._asdict() for each in made]})
+        print_json({"events": [_event(each) for each in made]})
     else:
-        print_table(("id", "name", "seats"), made, long=("name",))
+        print_table(("id", "name", "seats"), [each[:3] for each in made], long=("name",))
 
 
-def read(file: Path) -> tuple[list[tuple[str, int]], list[str]]:
+def read(file: Path) -> tuple[list[NewEvent], list[str]]:
     """The events of a file; and what is wrong with it, each fault with its line in front."""
     content = file.read_bytes()
     try:
@@ -159,7 +181,7 @@ def read(file: Path) -> tuple[list[tuple[str, int]], list[str]]:
         line = content[: error.start].count(b"\n") + 1
         return [], [f"{line}: not UTF-8"]
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    wanted: list[tuple[str, int]] = []
+    wanted: list[NewEvent] = []
     faults: list[str] = []
     try:
         if next(reader, []) != HEADER:
@@ -170,7 +192,7 @@ def read(file: Path) -> tuple[list[tuple[str, int]], list[str]]:
             elif len(wanted) == MOST:
                 return [], [f"{reader.line_num}: more than {MOST} events"]
             else:
-                wanted.append((row[0], int(row[1])))
+                wanted.append(NewEvent(row[0], int(row[1])))
     except csv.Error as error:
         faults.append(f"{reader.line_num}: {error}")
     return wanted, faults
@@ -185,15 +207,49 @@ def _fault(row: list[str]) -> str | None:
     return fault_in_event(row[0], int(row[1]))
 
 
-async def _create(data: Path, wanted: list[tuple[str, int]]) -> list[Event]:
+async def _create(data: Path, wanted: list[NewEvent]) -> list[Event]:
     async with engine_of(data) as engine:
         return await engine.events.create(*wanted)
+
+
+def _change(data: Path, event_id: int, **changes: Any) -> dict[str, Any]:
+    """Change an event; its columns as they are now."""
+
+    async def change() -> EventChange:
+        async with engine_of(data) as engine:
+            return await engine.events.change(event_id, **changes)
+
+    event, booked, refusal = asyncio.run(change())
+    if event is None:
+        raise refuse(f"there is no event {event_id}")
+    if refusal:
+        below = refusal is Word.BELOW_BOOKED
+        reason = f"the ledger has {booked} bookings of it" if below else "it would not open first"
+        typer.echo(f"onsale: {reason}", err=True)
+        raise typer.Exit(FOUND)
+    return _event(event)
+
+
+def _ms(at: datetime) -> int:
+    """Unix milliseconds; an instant without a zone is of the local one."""
+    return round(at.timestamp() * 1000)
+
+
+def _event(event: Event) -> dict[str, Any]:
+    """An event's own columns by name, as HTTP has them."""
+    return {
+        "id": event.id,
+        "name": event.name,
+        "total_seats": event.total_seats,
+        "opens_at": instant(event.window.opens_ms),
+        "closes_at": instant(event.window.closes_ms),
+    }
 
 
 def _facts(found: Availability) -> dict[str, Any]:
     """An event's columns by name, as HTTP has them."""
     return {
-        **found.event._asdict(),
+        **_event(found.event),
         "available_seats": found.available_seats,
         "source": found.source,
     }

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from engine.errors import Misconfigured
 from engine.ledger import Ledger
+from engine.model import NewEvent
 from engine.rush.crowd import Crowd
 from engine.rush.picture import MEDIAN_SHARE, P99_SHARE, draw, share
 from engine.rush.proof import Proof, prove
@@ -77,7 +78,7 @@ async def _event(ledger: Ledger, wanted: Wanted) -> Event:
     found = await ledger.event(wanted.event_id) if wanted.event_id else None
     if found:
         return found[0]
-    (made,) = await ledger.create_events([(NAME, wanted.seats)])
+    (made,) = await ledger.create_events([NewEvent(NAME, wanted.seats)])
     return made
 
 

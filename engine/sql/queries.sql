@@ -134,13 +134,14 @@ WHERE p = $1 AND epoch = $2;
 -- Reads.
 
 -- name: event
-SELECT id, name, total_seats, booked FROM events WHERE id = $1;
+SELECT id, name, total_seats, opens_at, closes_at, booked FROM events WHERE id = $1;
 
 -- name: events_after
-SELECT id, name, total_seats, booked FROM events WHERE id > $1 ORDER BY id LIMIT $2;
+SELECT id, name, total_seats, opens_at, closes_at, booked
+FROM events WHERE id > $1 ORDER BY id LIMIT $2;
 
 -- name: busiest_events
-SELECT id, name, total_seats, booked, count(*) OVER () AS total
+SELECT id, name, total_seats, opens_at, closes_at, booked, count(*) OVER () AS total
 FROM events ORDER BY booked DESC, id LIMIT $1;
 
 -- name: event_ids
@@ -157,7 +158,7 @@ WHERE event_id = $1 AND user_id > $2 ORDER BY user_id LIMIT $3;
 
 -- name: user_bookings
 -- Instants are also given in microseconds, exact: half of a cursor. Dead letters have no user.
-SELECT b.id, event_id, created_at, ended_at, outcome, reason, name, total_seats,
+SELECT b.id, event_id, created_at, ended_at, outcome, reason, name, total_seats, opens_at, closes_at,
     (extract(epoch FROM created_at) * 1000000)::bigint AS at_us
 FROM (
     SELECT id, event_id, created_at, NULL AS ended_at, 'confirmed' AS outcome, NULL AS reason
@@ -166,13 +167,14 @@ FROM (
     SELECT id, event_id, created_at, ended_at, outcome, reason
     FROM ended_bookings WHERE user_id = $1 AND outcome <> 'dead'
 ) AS b
-LEFT JOIN (SELECT id AS event_id, name, total_seats FROM events) AS e USING (event_id)
+LEFT JOIN (SELECT id AS event_id, name, total_seats, opens_at, closes_at FROM events) AS e
+    USING (event_id)
 WHERE $2::bigint IS NULL
     OR (created_at, b.id) < ('epoch'::timestamptz + $2 * interval '1 microsecond', $3::bigint)
 ORDER BY created_at DESC, b.id DESC LIMIT $4;
 
 -- name: booking
-SELECT b.id, b.event_id, b.user_id, b.created_at, e.name, e.total_seats
+SELECT b.id, b.event_id, b.user_id, b.created_at, e.name, e.total_seats, e.opens_at, e.closes_at
 FROM bookings b JOIN events e ON e.id = b.event_id WHERE b.id = $1;
 
 -- name: ended_booking
@@ -211,21 +213,27 @@ FROM (
 -- Events, made and changed on request.
 
 -- name: create_events
-INSERT INTO events (name, total_seats)
-SELECT name, total_seats
-FROM unnest($1::text[], $2::int[]) WITH ORDINALITY AS wanted (name, total_seats, place)
+INSERT INTO events (name, total_seats, opens_at, closes_at)
+SELECT name, total_seats, opens_at, closes_at
+FROM unnest($1::text[], $2::int[], $3::timestamptz[], $4::timestamptz[]) WITH ORDINALITY
+    AS wanted (name, total_seats, opens_at, closes_at, place)
 ORDER BY place
-RETURNING id, name, total_seats;
+RETURNING id, name, total_seats, opens_at, closes_at;
 
 -- name: change_event
-UPDATE events SET name = coalesce($2, name), total_seats = coalesce($3, total_seats)
+-- A bound is changed if $4, or $6, says so; to null, too.
+UPDATE events SET name = coalesce($2, name), total_seats = coalesce($3, total_seats),
+    opens_at = CASE WHEN $4::bool THEN $5::timestamptz ELSE opens_at END,
+    closes_at = CASE WHEN $6::bool THEN $7::timestamptz ELSE closes_at END
 WHERE id = $1 AND coalesce($3, total_seats) >= booked
-RETURNING id, name, total_seats, booked;
+    AND (CASE WHEN $4 THEN $5 ELSE opens_at END < CASE WHEN $6 THEN $7 ELSE closes_at END)
+        IS NOT FALSE
+RETURNING id, name, total_seats, opens_at, closes_at, booked;
 
 -- Reconciliation.
 
 -- name: lock_event
-SELECT id, name, total_seats FROM events WHERE id = $1 FOR NO KEY UPDATE;
+SELECT id, name, total_seats, opens_at, closes_at FROM events WHERE id = $1 FOR NO KEY UPDATE;
 
 -- name: count_bookings
 SELECT booked, (SELECT count(*) FROM bookings WHERE event_id = $1) AS count

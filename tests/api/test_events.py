@@ -258,6 +258,59 @@ class TestChanges:
         assert (await client.get(path)).json()["event"] == event
         assert (await client.patch(path, json={"total_seats": 2})).status_code == 200
 
+    async def test_window(self, client: AsyncClient) -> None:
+        """An event that opens later sells nothing until it is opened, and nothing once closed."""
+        far = {"name": "Чайка", "total_seats": 9, "opens_at": "2999-01-01T03:00:00+03:00"}
+        made = await client.post("/api/events", json=far)
+        event_id, path = made.json()["id"], made.headers["location"]
+        assert made.json() == {**far, "id": event_id, "opens_at": "2999-01-01T00:00:00.000Z"}
+
+        async def ask(user: str) -> Any:
+            return await client.post(RESERVE, json={"event_id": event_id, "user_id": user})
+
+        early = await ask("ann")
+        assert (early.status_code, early.json()["code"]) == (409, "not_open")
+        assert early.json()["opens_at"] == "2999-01-01T00:00:00.000Z"
+        assert int(early.headers["retry-after"]) > 900 * 365 * 86_400
+        assert (await client.get(path)).json()["event"] == made.json()
+
+        async def answers(code: str) -> bool:
+            answer = await ask("ann")
+            return bool(answer.json().get("code", answer.json().get("status")) == code)
+
+        await client.patch(path, json={"opens_at": None})
+        await world.until(lambda: answers("confirmed"))
+        closed = await client.patch(path, json={"closes_at": "1969-01-01T00:00:00Z"})
+        assert closed.json()["closes_at"] == "1970-01-01T00:00:00.000Z"
+        await world.until(lambda: answers("already_booked"))
+
+        async def is_closed() -> bool:
+            return bool((await ask("bob")).json()["code"] == "closed")
+
+        await world.until(is_closed)
+
+    async def test_closes_before_it_opens(self, client: AsyncClient, open_event: OpenEvent) -> None:
+        """Neither at once, nor by one bound after the other: 409, and nothing changes."""
+        first, last = "2030-01-01T00:00:00Z", "2030-01-02T00:00:00Z"
+        bad = {"name": "Чайка", "total_seats": 1, "opens_at": last, "closes_at": first}
+        answer = await client.post("/api/events", json=bad)
+        assert (answer.status_code, answer.json()["code"]) == (409, "invalid_window")
+        path = f"/api/events/{await open_event(1)}"
+        await client.patch(path, json={"opens_at": last})
+        answer = await client.patch(path, json={"closes_at": first, "name": "Иванов"})
+        assert (answer.status_code, answer.json()["code"]) == (409, "invalid_window")
+        event = (await client.get(path)).json()["event"]
+        assert (event["name"], event.get("closes_at")) != ("Иванов", first)
+
+    @pytest.mark.parametrize(
+        "moment", ["2030-01-01T00:00:00", "tomorrow", 5, "2030-02-30T00:00:00Z"]
+    )
+    async def test_no_instant(self, client: AsyncClient, moment: object) -> None:
+        """An instant has a zone, and a day that exists: 400."""
+        event = {"name": "Чайка", "total_seats": 1, "opens_at": moment}
+        answer = await client.post("/api/events", json=event)
+        assert (answer.status_code, answer.json()["code"]) == (400, "invalid_body")
+
     async def test_unknown(self, client: AsyncClient) -> None:
         """An event that is not there cannot be changed: 404."""
         answer = await client.patch(f"/api/events/{2**31 - 1}", json={"total_seats": 1})

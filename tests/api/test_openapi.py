@@ -194,7 +194,7 @@ def _ways() -> Iterator[tuple[str, str, str, Way]]:
     for path in (EVENT, STREAM, EVENT_BOOKINGS):
         yield "GET", path, "event_not_found", _ok("GET", path)
         yield "GET", path, "invalid_id", Way("GET", path.replace("{id}", "x"))
-    for word in (Word.EVENT_NOT_FOUND, Word.BELOW_BOOKED):
+    for word in (Word.EVENT_NOT_FOUND, Word.BELOW_BOOKED, Word.INVALID_WINDOW):
         yield "PATCH", EVENT, word, _ok("PATCH", EVENT, outcome=EventChange(None, refusal=word))
     yield "PATCH", EVENT, "invalid_id", Way("PATCH", "/api/events/x", JSON, b"{}")
     yield "GET", "/metrics/{user_id}", "invalid_user_id", Way("GET", "/metrics/%00")
@@ -222,6 +222,9 @@ def _ways_of_each_call() -> Iterator[tuple[str, str, str, Way]]:
             yield method, path, "rate_limited", spent
 
 
+_NO_SEAT = (Word.SOLD_OUT, Word.NOT_OPEN, Word.CLOSED)
+
+
 def _ways_of_bodies() -> Iterator[tuple[str, str, str, Way]]:
     for method, path in TAKING:
         good = _good(method, path)
@@ -234,9 +237,12 @@ def _ways_of_bodies() -> Iterator[tuple[str, str, str, Way]]:
         }
         for code, (headers, body) in sent.items():
             yield method, path, code, _ok(method, path, headers=headers, body=body)
+    window = b'{"name":"x","total_seats":1,"opens_at":"2030-01-02T00:00:00Z",'
+    window += b'"closes_at":"2030-01-01T00:00:00Z"}'
+    yield "POST", EVENTS, "invalid_window", _ok("POST", EVENTS, body=window)
     headers = {**JSON, "idempotency-key": "k" * 256}
     yield "POST", RESERVE, "invalid_idempotency_key", _ok("POST", RESERVE, headers=headers)
-    for word in (Word.SOLD_OUT, Word.ALREADY_BOOKED, Word.EVENT_NOT_FOUND):
+    for word in (*_NO_SEAT, Word.ALREADY_BOOKED, Word.EVENT_NOT_FOUND):
         yield "POST", RESERVE, word, _ok("POST", RESERVE, outcome=Reservation(word, 1))
 
 

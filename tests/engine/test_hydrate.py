@@ -59,6 +59,14 @@ async def test_numbers_as_the_scripts_write_them(shop: Shop, number: Number) -> 
     assert await shop.redis.hget(users, "ann") == str(number).encode()
 
 
+async def test_loads_the_window(shop: Shop) -> None:
+    """An event that is not open yet is loaded, so that it opens on time."""
+    event_id = await shop.insert_event(5)
+    await shop.sql("UPDATE events SET opens_at = '2999-01-01 00:00+00' WHERE id = $1", event_id)
+    assert await shop.warm(event_id)
+    assert await shop.reserve(event_id, "ann") == ["not_open 32472144000000"]
+
+
 async def test_waits_for_the_mark(shop: Shop) -> None:
     """What is on its way to the ledger is there before the rows are read."""
     event_id = await shop.open_event(5, "ann")

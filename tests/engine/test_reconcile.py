@@ -519,6 +519,21 @@ async def test_nothing_is_drained_while_it_judges(
     assert await shop.agree(event_id)
 
 
+async def test_window_follows_the_ledger(shop: Shop) -> None:
+    """When an event is sold is said in the ledger alone; that Redis lags is no drift."""
+    event_id = await shop.open_event(5)
+    for changed, answer in (
+        ("opens_at = '2999-01-01 00:00+00'", "not_open 32472144000000"),
+        ("opens_at = NULL, closes_at = '1999-01-01 00:00+00'", "closed"),
+    ):
+        await shop.sql(f"UPDATE events SET {changed} WHERE id = $1", event_id)  # noqa: S608
+        assert (await shop.reconcile(event_id)).drift == []
+        assert await shop.reserve(event_id, "ann") == [answer]
+    await shop.sql("UPDATE events SET closes_at = NULL WHERE id = $1", event_id)
+    await shop.reconcile(event_id)
+    assert await shop.reserve(event_id, "ann") == [Number(1, 1)]
+
+
 async def test_fingerprint_stays(shop: Shop) -> None:
     """A booking that both stores have keeps the key it was made with."""
     event_id = await shop.open_event(5, "ann")

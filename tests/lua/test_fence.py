@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, ResponseError
 
 from engine.embedded import RedisServer, write_private
-from engine.model import Number
+from engine.model import Event, Number
 from engine.scripts import FENCED, Change, Scripts, source
 from tests.lua.desk import EVENT, Desk
 from tests.world import until
@@ -28,7 +28,7 @@ def commands(scripts: Scripts) -> dict[str, Command]:
         "find": scripts.find(Number(3, 1)),
         "lease": scripts.lease(EVENT + 1, "token", lease_ms=60_000),
         "stage": scripts.stage(EVENT, "token", [("ann", "3-1")], lease_ms=60_000),
-        "install": scripts.install(EVENT, "token", total=1, name="x", staged=0),
+        "install": scripts.install(Event(EVENT, "x", 1), "token", staged=0),
         "close": scripts.close(EVENT),
         "repair": scripts.repair(EVENT, [Change("zoe", "3-1", None)]),
         "acknowledge": scripts.acknowledge(1, tail=0),

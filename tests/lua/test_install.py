@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from engine.model import ALWAYS, Event, Window
 from tests.lua.desk import EVENT
 from tests.lua.faults import FENCED
 
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from tests.lua.desk import Desk
 
 
-def _install(desk: Desk, staged: int, total: int = 10) -> Command:
-    return desk.scripts.install(EVENT, "mine", total=total, name="Чайка", staged=staged)
+def _install(desk: Desk, staged: int, total: int = 10, window: Window = ALWAYS) -> Command:
+    return desk.scripts.install(Event(EVENT, "Чайка", total, window), "mine", staged=staged)
 
 
 async def _stage(desk: Desk, *users: str) -> None:
@@ -34,7 +35,7 @@ async def test_installs(desk: Desk) -> None:
     assert await desk.held() == {"ann": "2-8", "bob": "2-8"}
     assert await desk.redis.ttl(desk.users) == -1
     assert not await desk.redis.exists(desk.lease, desk.staging)
-    assert await desk.answer(desk.scripts.look(EVENT)) == [10, 8, 2, "Чайка", ""]
+    assert await desk.answer(desk.scripts.look(EVENT)) == [10, 8, 2, "Чайка", "", "", ""]
 
 
 async def test_replaces_an_earlier_epochs_users(desk: Desk) -> None:
@@ -45,6 +46,15 @@ async def test_replaces_an_earlier_epochs_users(desk: Desk) -> None:
     assert await desk.answer(_install(desk, 0)) == "installed"
     assert await desk.held() == {}
     assert await desk.left() == 10
+
+
+async def test_window(desk: Desk) -> None:
+    """When it is sold is the ledger's; nothing is left of a window that it had before."""
+    for window, said in ((Window(5, 7), ["5", "7"]), (Window(5), ["5", ""]), (ALWAYS, ["", ""])):
+        await desk.redis.delete(desk.event)
+        await _stage(desk)
+        await desk.answer(_install(desk, 0, window=window))
+        assert (await desk.answer(desk.scripts.look(EVENT)))[5:] == said
 
 
 async def test_more_bookings_than_seats(desk: Desk) -> None:

@@ -18,16 +18,24 @@ if TYPE_CHECKING:
 async def test_reads_the_event(desk: Desk) -> None:
     """Total, left, how many users, name, and what one user holds."""
     await desk.put_on_sale(9, sold={"ann": "2-8|f"})
-    assert await desk.refused(desk.scripts.look(EVENT, "ann")) == [9, 8, 1, "Чайка", "2-8|f"]
-    assert await desk.refused(desk.scripts.look(EVENT, "bob")) == [9, 8, 1, "Чайка", ""]
-    assert await desk.refused(desk.scripts.look(EVENT)) == [9, 8, 1, "Чайка", ""]
+    assert await desk.refused(desk.scripts.look(EVENT, "ann")) == [
+        9,
+        8,
+        1,
+        "Чайка",
+        "2-8|f",
+        "",
+        "",
+    ]
+    assert await desk.refused(desk.scripts.look(EVENT, "bob")) == [9, 8, 1, "Чайка", "", "", ""]
+    assert await desk.refused(desk.scripts.look(EVENT)) == [9, 8, 1, "Чайка", "", "", ""]
 
 
 async def test_at_what_a_hand_removed(desk: Desk) -> None:
     """A field that is missing is an empty text, not the end of the answer."""
     await desk.put_on_sale(9)
     await desk.redis.hdel(desk.event, "total", "left", "name")
-    assert await desk.refused(desk.scripts.look(EVENT)) == [-1, -(2**31), 0, "", ""]
+    assert await desk.refused(desk.scripts.look(EVENT)) == [-1, -(2**31), 0, "", "", "", ""]
 
 
 @pytest.mark.parametrize(

@@ -51,4 +51,4 @@ async def test_frees_and_mends(full: Desk) -> None:
 
 async def test_reads(full: Desk) -> None:
     """Reading needs no memory."""
-    assert await full.answer(full.scripts.look(EVENT)) == [5, 4, 1, "Чайка", ""]
+    assert await full.answer(full.scripts.look(EVENT)) == [5, 4, 1, "Чайка", "", "", ""]

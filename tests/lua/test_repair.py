@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from engine.model import Number
+from engine.model import Number, Window
 from engine.scripts import Change
 from tests.lua.desk import EVENT
 from tests.lua.faults import COLD, FENCED
@@ -65,9 +65,17 @@ async def test_total_and_name(desk: Desk) -> None:
     """They are set if given, and left if not."""
     await desk.put_on_sale(5, sold={"ann": "3-1"})
     await desk.answer(desk.scripts.repair(EVENT, [], total=1, name="Дядя Ваня"))
-    assert await desk.answer(desk.scripts.look(EVENT)) == [1, 0, 1, "Дядя Ваня", ""]
+    assert await desk.answer(desk.scripts.look(EVENT)) == [1, 0, 1, "Дядя Ваня", "", "", ""]
     await desk.answer(desk.scripts.repair(EVENT, []))
-    assert await desk.answer(desk.scripts.look(EVENT)) == [1, 0, 1, "Дядя Ваня", ""]
+    assert await desk.answer(desk.scripts.look(EVENT)) == [1, 0, 1, "Дядя Ваня", "", "", ""]
+
+
+async def test_window(desk: Desk) -> None:
+    """Each bound is set if given, and left if not."""
+    await desk.put_on_sale(5)
+    for window, said in ((Window(5, 7), ["5", "7"]), (None, ["5", "7"]), (Window(6), ["6", ""])):
+        await desk.answer(desk.scripts.repair(EVENT, [], window=window))
+        assert (await desk.answer(desk.scripts.look(EVENT)))[5:] == said
 
 
 async def test_total_may_be_cut_to_nothing(desk: Desk) -> None:

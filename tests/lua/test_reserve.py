@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.lua.desk import EVENT
+from engine.model import Number, Window
+from tests.lua.desk import EVENT, PLENTY
 from tests.lua.faults import BOUND, OF_SELLING
 
 if TYPE_CHECKING:
@@ -36,6 +37,44 @@ async def test_writes_one_entry_for_a_batch(desk: Desk) -> None:
         ("3-1", "ann"),
         ("3-2", "bob"),
     ]
+
+
+async def _window(desk: Desk, *, opens_in_ms: int | None, closes_in_ms: int | None) -> int | None:
+    """Put the event on sale for a time relative to Redis's; when it opens."""
+    await desk.put_on_sale(5, sold={"ann": "2-8|f"})
+    seconds, micros = await desk.redis.time()
+    now_ms = seconds * 1000 + micros // 1000
+    window = Window(*(None if ms is None else now_ms + ms for ms in (opens_in_ms, closes_in_ms)))
+    await desk.answer(desk.scripts.repair(EVENT, [], window=window))
+    return window.opens_ms
+
+
+HOUR_MS = 3_600_000
+
+
+@pytest.mark.parametrize("closes_in_ms", [None, 2 * HOUR_MS])
+async def test_not_open(desk: Desk, closes_in_ms: int | None) -> None:
+    """Nobody gets a seat before the sale opens; who has one is told so as ever."""
+    opens_ms = await _window(desk, opens_in_ms=HOUR_MS, closes_in_ms=closes_in_ms)
+    before = await desk.snapshot()
+    assert await desk.reserve("bob", "ann") == [f"not_open {opens_ms}", "already_booked 2-8"]
+    assert await desk.reserve("ann", fingerprints={"ann": "f"}) == ["replayed 2-8"]
+    assert await desk.snapshot() == before
+
+
+@pytest.mark.parametrize("opens_in_ms", [None, -2 * HOUR_MS])
+async def test_closed(desk: Desk, opens_in_ms: int | None) -> None:
+    """Nor once it has closed; a seat can still be given back."""
+    await _window(desk, opens_in_ms=opens_in_ms, closes_in_ms=0)
+    assert await desk.reserve("bob", "ann") == ["closed", "already_booked 2-8"]
+    await desk.answer(desk.scripts.cancel(EVENT, "ann", Number(2, 8), bound=PLENTY))
+    assert await desk.reserve("ann") == ["closed"]
+
+
+async def test_open(desk: Desk) -> None:
+    """From the instant on at which it opens, until it closes."""
+    await _window(desk, opens_in_ms=0, closes_in_ms=HOUR_MS)
+    assert await desk.reserve("bob") == [1]
 
 
 async def test_goes_on_after_the_last_number(desk: Desk) -> None:

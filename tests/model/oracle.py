@@ -14,12 +14,14 @@ from engine.model import MAX_SEQ, Number
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from engine import model
     from engine.scripts import Change
 
 Answer: TypeAlias = str | int | list[str | int]
 NO_TOTAL: Final = -1
 NO_LEFT: Final = -(2**31)
 NOTHING: Final = Number(0, 0)
+LONG_AGO: Final = 1
 
 
 class Entry(NamedTuple):
@@ -59,9 +61,22 @@ class Event:
         total, left = self.seats
         return total is None or left is None or left + len(self.users) != total
 
+    @property
+    def shut(self) -> str:
+        """Why it is not sold now, if it is not: bounds are long ago or far ahead."""
+        opens, closes = (_number(self.fields.get(name)) for name in ("opens", "closes"))
+        if closes is not None and closes <= LONG_AGO:
+            return "closed"
+        return f"not_open {opens}" if opens is not None and opens > LONG_AGO else ""
+
     def cold(self, epoch: int) -> bool:
         """Whether it is not loaded in this epoch."""
         return self.fields.get("epoch") != str(epoch)
+
+
+def _texts(window: model.Window) -> dict[str, str]:
+    bounds = zip(("opens", "closes"), window, strict=True)
+    return {name: "" if bound is None else str(bound) for name, bound in bounds}
 
 
 def _number(text: str | None) -> int | None:
@@ -119,6 +134,8 @@ class Oracle:
                 number, _, made_with = held[user].partition("|")
                 same = fingerprint and fingerprint == made_with
                 answers.append(f"{'replayed' if same else 'already_booked'} {number}")
+            elif event.shut:
+                answers.append(event.shut)
             elif left <= len(granted):
                 answers.append("sold_out")
             else:
@@ -192,6 +209,8 @@ class Oracle:
             len(event.users),
             event.fields.get("name", ""),
             event.users.get(user, ""),
+            event.fields.get("opens", ""),
+            event.fields.get("closes", ""),
         ]
 
     def find(self, epoch: int, number: Number) -> str | list[int | Entry]:
@@ -233,10 +252,9 @@ class Oracle:
         event.staging |= rows
         return "staged"
 
-    def install(
-        self, epoch: int, event_id: int, token: str, total: int, name: str, staged: int
-    ) -> Answer:
+    def install(self, epoch: int, wanted: model.Event, token: str, staged: int) -> Answer:
         """Open a hydrated event."""
+        event_id, name, total, window = wanted
         event = self.events[event_id]
         if not self._is_open(epoch):
             return "fenced"
@@ -245,6 +263,7 @@ class Oracle:
         event.users, event.staging, event.lease = event.staging, {}, None
         left = total - len(event.users)
         event.fields |= {"epoch": str(epoch), "total": str(total), "left": str(left), "name": name}
+        event.fields |= _texts(window)
         return "installed"
 
     # What follows the ledger
@@ -256,6 +275,7 @@ class Oracle:
         changes: Sequence[Change],
         total: int | None,
         name: str,
+        window: model.Window | None,
     ) -> Answer:
         """Compare and set; of an event whose seats add up."""
         event = self.events[event_id]
@@ -273,6 +293,8 @@ class Oracle:
                     event.users[user] = str(new)
         if name:
             event.fields["name"] = name
+        if window is not None:
+            event.fields |= _texts(window)
         known = event.seats[0] if total is None else total
         if known is not None:
             event.fields |= {"total": str(known), "left": str(known - len(event.users))}

@@ -24,9 +24,9 @@ from hypothesis.stateful import (
 )
 from redis.exceptions import NoScriptError
 
-from engine import keys
+from engine import keys, model
 from engine.embedded import RedisServer
-from engine.model import Number
+from engine.model import ALWAYS, MAX_MS, Number, Window
 from engine.scripts import Change, Scripts, source
 from tests.model.oracle import Entry, Event, Grant, Oracle
 
@@ -49,6 +49,7 @@ tokens = st.sampled_from(["t1", "t2"])
 ages = st.sampled_from([0] * 7 + [1])
 totals = st.integers(0, 4)
 numbers = st.builds("{}-{}".format, st.integers(1, 2), st.integers(1, 6))
+windows = st.sampled_from([ALWAYS, ALWAYS, Window(0, MAX_MS), Window(MAX_MS), Window(None, 1)])
 names = st.sampled_from(["", "Дядя Ваня"])
 changes = st.lists(
     st.builds(
@@ -247,18 +248,23 @@ class Sale(RuleBasedStateMachine):
         command = scripts.stage(event, token, rows.items(), lease_ms=LEASE_MS)
         self.play(scripts, command, lambda epoch: self.oracle.stage(epoch, event, token, rows))
 
-    @rule(event=events, token=tokens, total=totals, missing=st.sampled_from([0, 0, 0, 1]), age=ages)
-    def install(self, event: int, token: str, total: int, missing: int, age: int) -> None:
+    @rule(
+        event=st.builds(model.Event, events, st.just("Чайка"), totals, windows),
+        token=tokens,
+        missing=st.sampled_from([0, 0, 0, 1]),
+        age=ages,
+    )
+    def install(self, event: model.Event, token: str, missing: int, age: int) -> None:
         """The event is opened, unless the lease is gone or a page is missing."""
         scripts = self.known(age)
-        staged = len(self.oracle.events[event].staging) + missing
+        staged = len(self.oracle.events[event.id].staging) + missing
         answer = self.play(
             scripts,
-            scripts.install(event, token, total=total, name="Чайка", staged=staged),
-            lambda epoch: self.oracle.install(epoch, event, token, total, "Чайка", staged),
+            scripts.install(event, token, staged=staged),
+            lambda epoch: self.oracle.install(epoch, event, token, staged),
         )
         if answer == "installed":
-            self.adds_up(event)
+            self.adds_up(event.id)
 
     @rule(event=events, total=totals, rows=st.dictionaries(users, numbers, max_size=3))
     def hydrate(self, event: int, total: int, rows: dict[str, str]) -> None:
@@ -267,8 +273,8 @@ class Sale(RuleBasedStateMachine):
         self.lease(event, "t1", 0)
         if rows:
             self.stage(event, "t1", rows, 0)
-        self.install(event, "t1", total, 1, 0)
-        self.install(event, "t1", total, 0, 0)
+        for missing in (1, 0):
+            self.install(model.Event(event, "Чайка", total), "t1", missing, 0)
 
     @rule(event=events, rows=st.dictionaries(users, numbers, min_size=1, max_size=3))
     def hydration_dies(self, event: int, rows: dict[str, str]) -> None:
@@ -280,11 +286,24 @@ class Sale(RuleBasedStateMachine):
 
     # What follows the ledger
 
-    @rule(event=events, changes=changes, total=st.none() | totals, name=names, age=ages)
+    @rule(
+        event=events,
+        changes=changes,
+        total=st.none() | totals,
+        name=names,
+        window=st.none() | windows,
+        age=ages,
+    )
     def repair(
-        self, event: int, changes: list[Change], total: int | None, name: str, age: int
+        self,
+        event: int,
+        changes: list[Change],
+        total: int | None,
+        name: str,
+        window: Window | None,
+        age: int,
     ) -> None:
-        """Users by compare-and-set, total, name."""
+        """Users by compare-and-set, total, name, window."""
         scripts, now = self.known(age), self.oracle.events[event]
         if not now.cold(scripts.epoch) and now.dirty:
             return
@@ -296,8 +315,8 @@ class Sale(RuleBasedStateMachine):
         ]
         answer = self.play(
             scripts,
-            scripts.repair(event, changes, total=total, name=name),
-            lambda epoch: self.oracle.repair(epoch, event, changes, total, name),
+            scripts.repair(event, changes, total=total, name=name, window=window),
+            lambda epoch: self.oracle.repair(epoch, event, changes, total, name, window),
         )
         if isinstance(answer, int):
             self.adds_up(event)

@@ -44,7 +44,8 @@ async def test_an_event_from_its_making_to_its_list(sale: Sale) -> None:
     """Made, shown, booked, listed, changed: callers and commands see the same."""
     made = await told(sale, "events", "create", "Премьера", 3)
     event_id = made["id"]
-    assert made == {"id": event_id, "name": "Премьера", "total_seats": 3}
+    always = {"opens_at": None, "closes_at": None}
+    assert made == {"id": event_id, "name": "Премьера", "total_seats": 3, **always}
     cold = {**made, "available_seats": 3, "source": "ledger"}
     assert await told(sale, "events", "show", event_id) == cold
     await confirmed(sale, event_id, "ann")
@@ -72,8 +73,8 @@ async def test_pages_of_events(sale: Sale) -> None:
     assert ([event["id"] for event in rest["events"]], rest["next"]) == (ids[2:], None)
     plain = await onsale(sale, "events", "list", "--limit", 1, "--after", ids[0] - 1)
     header, row = plain.stdout.splitlines()
-    assert header.split("\t") == ["id", "name", "seats", "left", "source"]
-    assert row.split("\t") == [str(ids[0]), "Чайка", "1", "1", "ledger"]
+    assert header.split("\t") == ["id", "name", "seats", "opens at", "closes at", "left", "source"]
+    assert row.split("\t") == [str(ids[0]), "Чайка", "1", "", "", "1", "ledger"]
     assert plain.stderr == f"there is more: --after '{ids[0]}'\n"
 
 
@@ -177,3 +178,28 @@ async def test_bookings(sale: Sale) -> None:
     assert ended["status"] == "cancelled"
     assert ended["ended_at"] >= made["created_at"]
     assert (await told(sale, "bookings", "find", "--event", event_id))["bookings"] == []
+
+
+async def test_an_event_is_opened_and_closed(sale: Sale) -> None:
+    """From an instant on, or from now; who comes at another time is told so."""
+    event_id = (await told(sale, "events", "create", "Премьера", 3))["id"]
+
+    async def answers(code: str) -> bool:
+        async with sale.caller() as caller:
+            body = (await caller.reserve(event_id, "ann")).body
+        return bool(body.get("code", body["status"]) == code)
+
+    opened = await told(sale, "events", "open", event_id, "--at", "2999-01-01T03:00+03:00")
+    assert (opened["opens_at"], opened["closes_at"]) == ("2999-01-01T00:00:00.000Z", None)
+    await world.until(lambda: answers("not_open"))
+    too_soon = await onsale(sale, "events", "close", event_id)
+    assert (too_soon.returncode, too_soon.stdout) == (1, "")
+    assert (await told(sale, "events", "open", event_id))["opens_at"] is None
+    await world.until(lambda: answers("confirmed"))
+    assert (await told(sale, "events", "close", event_id))["closes_at"] is not None
+
+    async def is_closed() -> bool:
+        async with sale.caller() as caller:
+            return bool((await caller.reserve(event_id, "bob")).body.get("code") == "closed")
+
+    await world.until(is_closed)

@@ -85,7 +85,7 @@ def test_header_lists_the_arguments(script: Script) -> None:
 @every_script
 def test_header_lists_the_answers(script: Script) -> None:
     """Every word in the header is answered, and every word that is answered is in the header."""
-    said = set(re.findall(r'"([a-z_]+)(?: epoch-seq)?"', script.answers))
+    said = set(re.findall(r'"([a-z_]+)(?: epoch-seq| ms)?"', script.answers))
     statements = re.findall(r"(?:return|answers\[.*?\] =) (.*)", script.code)
     answered = {word for text in statements for word in re.findall(r"'([a-z_]+) ?'", text)}
     assert said == answered
