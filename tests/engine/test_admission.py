@@ -13,7 +13,8 @@ from redis.asyncio import ConnectionPool, Redis
 from engine import keys, metrics
 from engine.admission import Decision, Lane
 from engine.errors import Dirty, Fenced, Overloaded, RedisAway
-from engine.model import Number, Word
+from engine.model import ALWAYS, MAX_MS, Number, Window, Word
+from engine.scripts import Look
 from tests import world
 
 if TYPE_CHECKING:
@@ -118,11 +119,18 @@ async def test_outcomes_are_counted(shop: Shop) -> None:
 
     before = counted()
     event_id = await shop.open_event(2, "ann")
+    early, late = await shop.open_event(9), await shop.open_event(9)
+    for shut, window in ((early, Window(MAX_MS)), (late, Window(None, 0))):
+        await shop.scripts.call(shop.redis, shop.scripts.repair(shut, [], window=window))
     async with _lane(shop) as lane:
+        assert await lane.reserve(early, "ann") == Decision(Word.NOT_OPEN, at_ms=MAX_MS)
+        assert await lane.reserve(late, "ann") == Decision(Word.CLOSED)
         asks = [lane.reserve(event_id, user, "f") for user in ("ann", "bob", "bob", "cem", "dan")]
         await asyncio.gather(*asks)
     after = counted()
     assert {word: after[word] - before[word] for word in after} == {
+        Word.NOT_OPEN: 1,
+        Word.CLOSED: 1,
         Word.RESERVED: 1,
         Word.REPLAYED: 1,
         Word.ALREADY_BOOKED: 1,
@@ -293,7 +301,7 @@ async def test_reads(shop: Shop) -> None:
     async with _lane(shop) as lane:
         await lane.reserve(event_id, "ann")
         look = await lane.look(event_id, "ann")
-        assert look == (5, 4, 1, "Чайка", Number(1, 1))
+        assert look == Look(5, 4, 1, "Чайка", Number(1, 1), ALWAYS)
         seq, entry = await lane.find(Number(1, 1))
         assert (seq, entry[0]) == (1, b"1-1")
         assert await lane.find(Number(1, 2)) == (1, None)
