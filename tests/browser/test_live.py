@@ -39,12 +39,12 @@ async def number_in(place: Locator) -> float:
 
 
 async def test_sale(chromium: Browser, sale: Sale) -> None:
-    """Seats go down, every figure and every plot moves, and at the end it is sold out."""
-    event_id = await sale.open_event(1500, name="Чайка")
+    """Seats go down, every figure and every plot moves; then it is sold out."""
+    event_id = await sale.open_event(100_000, name="Чайка")
     async with reader(chromium, sale) as someone:
         page = await someone.open(f"/live?event={event_id}")
         await expect(page.get_by_role("heading", level=1)).to_have_text("Чайка")
-        await expect(page.locator("#left")).to_have_text("1,500")
+        await expect(page.locator("#left")).to_have_text("100,000")
         await expect(page.locator("#state-text")).to_have_text("Live")
         before = await drawn(page)
         async with crowd(sale, event_id):
@@ -54,12 +54,15 @@ async def test_sale(chromium: Browser, sale: Sale) -> None:
                     return await number_in(page.locator(f"#{figure}")) > 0
 
                 await world.until(moves)
-            assert await number_in(page.locator("#left")) < 1500
+            assert await number_in(page.locator("#left")) < 100_000
             after = await drawn(page)
             assert [name for name in PLOTS if after[name] == before[name]] == []
-            await expect(page.locator("#state-text")).to_have_text("Sold out")
+        await sale.count_seats()
+        statement = "UPDATE events SET total_seats = booked WHERE id = $1 RETURNING booked"
+        ((booked,),) = await sale.sql(statement, event_id)
+        await expect(page.locator("#state-text")).to_have_text("Sold out")
         await expect(page.locator("#left")).to_have_text("0")
-        await expect(page.locator("#sold-text")).to_have_text("1,500 sold, 100%")
+        await expect(page.locator("#sold-text")).to_have_text(f"{booked:,} sold, 100%")
         await expect(page.locator("#said")).to_have_text("Sold out")
         await someone.is_content()
     await sale.count_seats()
