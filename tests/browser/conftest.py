@@ -88,6 +88,13 @@ async def reader(chromium: Browser, sale: Sale, **how: Any) -> AsyncIterator[Rea
         await context.close()
 
 
+@pytest.fixture(scope="module")
+def sale(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sale]:
+    """A whole engine with one API process: what a page is told of it is then all there is."""
+    with world.sale(tmp_path_factory.mktemp("sale"), api_workers=1) as running:
+        yield running
+
+
 @asynccontextmanager
 async def crowd(sale: Sale, event_id: int, *, doors: int = 8) -> AsyncIterator[None]:
     """Let people book meanwhile; every fifth asks twice, and is refused."""
