@@ -12,8 +12,10 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.async_api import async_playwright
 
+from tests import world
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from playwright.async_api import Browser, ConsoleMessage, Page
 
