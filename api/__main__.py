@@ -13,6 +13,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from api import auth
+from api.protocol import Protocol
 from engine.errors import Misconfigured
 from engine.log import configure, get_logger
 from engine.settings import Settings
@@ -48,7 +49,7 @@ def main() -> None:
         "api.app:create",
         factory=True,
         loop="uvloop",
-        http="httptools",
+        http=Protocol,
         ws="none",
         lifespan="on",
         workers=settings.api_workers,

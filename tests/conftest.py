@@ -13,6 +13,7 @@ from httpx2 import ASGITransport, AsyncClient
 from uvicorn import Config, Server
 
 from api import routes
+from api.protocol import Protocol
 from engine.embedded import PostgresServer, RedisServer
 from engine.engine import Engine
 from engine.migrate import migrate
@@ -101,7 +102,7 @@ async def live_api(engine: Engine) -> AsyncIterator[str]:
     """The address of a real server, for what must be sent byte by byte."""
     listening = socket.create_server(("127.0.0.1", 0))
     app = routes.build(engine, wait_ms=5000, body_seconds=1.0)
-    config = Config(app, http="httptools", ws="none", lifespan="off", log_config=None)
+    config = Config(app, http=Protocol, ws="none", lifespan="off", log_config=None)
     server = Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     yield f"http://127.0.0.1:{listening.getsockname()[1]}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from uvicorn import Config, Server
 
 from api.__main__ import BACKLOG, adopt
+from api.protocol import Protocol
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -18,7 +19,7 @@ def serve(application: ASGIApp) -> None:
     config = Config(
         application,
         loop="uvloop",
-        http="httptools",
+        http=Protocol,
         ws="none",
         lifespan="on",
         workers=1,

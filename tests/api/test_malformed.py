@@ -14,6 +14,7 @@ import pytest
 from uvicorn import Config, Server
 
 from api import routes
+from api.protocol import Protocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -645,7 +646,7 @@ async def _drip(writer: asyncio.StreamWriter, rest: bytes, interval: float) -> N
 async def _serving(app: ASGIApp) -> AsyncIterator[str]:
     """A real server for an app that needs no engine."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = Server(Config(app, http="httptools", ws="none", lifespan="off", log_config=None))
+        server = Server(Config(app, http=Protocol, ws="none", lifespan="off", log_config=None))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         try:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -17,6 +17,7 @@ from uvicorn import Config, Server
 
 from api import __main__ as program
 from api import routes
+from api.protocol import Protocol
 from bench.caller import Caller
 from engine import watch
 from engine.engine import Engine
@@ -263,7 +264,7 @@ class serving:  # noqa: N801 - reads as a verb
 
     def __init__(self, engine: Engine, listener: socket.socket) -> None:
         app = routes.build(engine, wait_ms=5000)
-        config = Config(app, http="httptools", ws="none", lifespan="off", log_config=None)
+        config = Config(app, http=Protocol, ws="none", lifespan="off", log_config=None)
         self._server = Server(config)
         self._listener = listener
 

@@ -1,0 +1,226 @@
+"""HTTP/1.1 as uvicorn speaks it, with a short way for requests that are here whole.
+
+uvicorn begins to serve a request when it has read its head, since a body may be long and late, and
+sends an answer piece by piece. That is half of what a small request costs. Nearly all of ours
+arrive in one read and are answered at once: such a request is given to the application with its
+body, and its answer is sent in one write.
+
+Whatever is not so goes uvicorn's way, which this one can be left for at any point: a body that
+is late, a request before the last one is answered, ``Expect``, ``HEAD``, another version of HTTP, a
+stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGIReceiveEvent, HTTPScope
+
+_SHORT: Final = frozenset((b"GET", b"POST", b"DELETE", b"PATCH"))
+_CLOSE: Final = (b"connection", b"close")
+
+
+class Cycle(RequestResponseCycle):
+    """One request that is here whole, and its answer.
+
+    An answer in parts, and a caller who goes away, are left to the base. What that sets on each of
+    its cycles is set here on the class, as far as it is the same for all.
+    """
+
+    access_log = False
+    disconnected = False
+    waiting_for_100_continue = False
+    more_body = False
+    response_started = False
+    response_complete = False
+    chunked_encoding: bool | None = None
+    expected_content_length = 0
+    _taken = False
+    _start: Any = None
+
+    def __init__(self, protocol: Protocol, scope: HTTPScope, body: bytes) -> None:
+        # The base's own would cost as much as all the rest.
+        self.scope = scope
+        self.transport = protocol.transport
+        self.flow = protocol.flow
+        self.logger = protocol.logger
+        self.default_headers = protocol.server_state.default_headers
+        self.on_response = protocol.on_response_complete
+        self.keep_alive = protocol.parser.should_keep_alive()
+        self._body = body
+
+    @cached_property
+    def message_event(self) -> asyncio.Event:  # type: ignore[override]  # seldom needed
+        """What wakes a ``receive`` that waits for the caller to go away."""
+        return asyncio.Event()
+
+    async def receive(self) -> ASGIReceiveEvent:
+        """The whole body; after that, that the caller has gone."""
+        if self._taken or self.disconnected:
+            return await super().receive()
+        self._taken = True
+        return {"type": "http.request", "body": self._body, "more_body": False}
+
+    async def send(self, message: Any) -> None:
+        """Keep the head of an answer until its body is there, and send both in one write."""
+        if message["type"] == "http.response.start" and not self.response_started:
+            self._start = message
+        elif self._start is None or self.response_started:
+            await super().send(message)
+        elif not self._sent_whole(self._start, message):
+            await super().send(self._start)
+            await super().send(message)
+
+    def _sent_whole(self, start: Any, message: Any) -> bool:
+        """Send an answer in one write, if it is whole and has nothing unusual."""
+        body, headers = message["body"], start["headers"]
+        if (
+            message.get("more_body")
+            or (b"content-length", b"%d" % len(body)) not in headers
+            or _CLOSE in headers
+            or not self.keep_alive
+            or self.disconnected
+            or self.flow.write_paused
+        ):
+            return False
+        lines = [STATUS_LINE[start["status"]]]
+        lines += [b"%b: %b\r\n" % header for header in self.default_headers]
+        lines += [b"%b: %b\r\n" % header for header in headers]
+        head = b"".join(lines)
+        if head.count(b"\n") != len(lines):  # a value would become a header: uvicorn says so
+            return False
+        self.response_started = self.response_complete = True
+        self.transport.write(b"%b\r\n%b" % (head, body))
+        if "message_event" in self.__dict__:
+            self.message_event.set()
+        self.on_response()
+        return True
+
+
+class Protocol(HttpToolsProtocol):
+    """A connection."""
+
+    _body: list[bytes] | None = None
+    """What is here of a request that may go the short way, between its head and its end."""
+    _used_at_s = 0.0
+
+    def data_received(self, data: bytes) -> None:
+        """Serve what has come; a request that is not whole by now goes the long way."""
+        self._used_at_s = self.loop.time()
+        super().data_received(data)
+        if self._body is not None:
+            parts, self._body = self._body, None
+            if not self.transport.is_closing():
+                self._begin_the_long_way()
+                for part in parts:
+                    super().on_body(part)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        super().connection_lost(exc)
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+
+    def on_headers_complete(self) -> None:
+        """The head of a request is here."""
+        if (
+            (self.cycle is None or self.cycle.response_complete)
+            and self.parser.get_method() in _SHORT
+            and self.parser.get_http_version() == "1.1"
+            and not self.parser.should_upgrade()
+            and not self.expect_100_continue
+        ):
+            self._body = []
+        else:
+            self._begin_the_long_way()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of a body is here."""
+        if self._body is None:
+            super().on_body(body)
+        else:
+            self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        """The end of a request is here."""
+        if self._body is None:
+            super().on_message_complete()
+            return
+        body, self._body = b"".join(self._body), None
+        self.cycle = Cycle(self, self._whole_scope(), body)
+        self._start_asgi_task(self.cycle, self.app)
+
+    def on_response_complete(self) -> None:
+        """An answer was sent; a timer that runs is left alone, and looks when it ends."""
+        self._used_at_s = self.loop.time()
+        if self.pipeline:
+            super().on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        self.flow.resume_reading()
+        if self.timeout_keep_alive_task is None and not self.transport.is_closing():
+            self._look_in(self.timeout_keep_alive)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection if it was not used for so long."""
+        self.timeout_keep_alive_task = None
+        if not self.cycle.response_complete:
+            return  # the end of its answer begins anew
+        idle_s = self.loop.time() - self._used_at_s
+        if idle_s < self.timeout_keep_alive:
+            self._look_in(self.timeout_keep_alive - idle_s)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _unset_keepalive_if_required(self) -> None:
+        """To set and unset a timer for each request costs more than to look at its end."""
+
+    def _look_in(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(
+            seconds, self.timeout_keep_alive_handler
+        )
+
+    def _whole_scope(self) -> HTTPScope:
+        """What the base has said of a request by the end of its head."""
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        return {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": "1.1",
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,  # type: ignore[typeddict-item]  # set with the connection
+            "root_path": self.root_path,
+            "headers": self.headers,
+            "state": self.app_state.copy(),
+            "method": self.parser.get_method().decode("ascii"),
+            "path": self.root_path + (unquote(path) if "%" in path else path),
+            "raw_path": self.root_path.encode("ascii") + url.path,
+            "query_string": url.query or b"",
+        }
+
+    def _begin_the_long_way(self) -> None:
+        """Have the base do what it does by the end of a request's head."""
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers += headers  # in place: the scope has this list
+        super().on_headers_complete()
