@@ -91,7 +91,7 @@ async def read_body(receive: Receive, deadline: Deadline[asyncio.Task[Any]]) -> 
     Raises:
         Refused: It is larger, or took longer to arrive.
     """
-    task = cast("asyncio.Task[Any]", asyncio.current_task())
+    task = cast("asyncio.Task[Any]", asyncio.current_task(deadline.loop))
     deadline.enter(task)
     try:
         body = await _collect(receive)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import cached_property
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -26,12 +27,17 @@ class Deadline(Generic[T]):
         self._ends_s: dict[T, float] = {}
         self._armed = False
 
+    @cached_property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Where it counts; to ask for it each time is a system call."""
+        return asyncio.get_running_loop()
+
     def enter(self, one: T) -> None:
         """Begin to count; it must leave, whatever happens."""
         self._ends_s[one] = time.monotonic() + self.seconds
         if not self._armed:
             self._armed = True
-            asyncio.get_running_loop().call_later(self.seconds, self._sweep)
+            self.loop.call_later(self.seconds, self._sweep)
 
     def leave(self, one: T) -> bool:
         """Stop counting; whether it was in time."""
@@ -43,7 +49,7 @@ class Deadline(Generic[T]):
         while self._ends_s:
             one, end_s = next(iter(self._ends_s.items()))
             if end_s > now_s:
-                asyncio.get_running_loop().call_later(end_s - now_s, self._sweep)
+                self.loop.call_later(end_s - now_s, self._sweep)
                 return
             del self._ends_s[one]
             self._end(one)

@@ -52,6 +52,7 @@ from engine.recovery import Recovery, check_servers, redis_client
 from engine.service_keys import ServiceKeys
 from engine.tasks import stop
 from engine.watch import Sight, Watches
+from engine.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Coroutine
@@ -597,16 +598,17 @@ class Engine:
 
     async def _hear_drains_once(self) -> None:
         channels = {keys.drained(p).encode(): waiters for p, waiters in enumerate(self._waiters)}
+        names = [channel.decode() for channel in channels]
         decode = msgspec.json.Decoder(Drained).decode
-        client = redis_client(self._settings, health_check_interval=HEALTH_CHECK_S)
-        async with client, client.pubsub(ignore_subscribe_messages=True) as pubsub:
-            await pubsub.subscribe(*channels)
-            for waiters in self._waiters:
-                waiters.ask_soon()
-            while True:
-                message = await pubsub.get_message(timeout=1.0)
+        wire = Wire(self._redis.connection_pool)
+        async with contextlib.aclosing(wire.messages(names, check_s=HEALTH_CHECK_S)) as messages:
+            async for message in messages:
                 if message:
-                    channels[message["channel"]].heard(decode(message["data"]))
+                    channel, text = message
+                    channels[channel].heard(decode(text))
+                else:
+                    for waiters in self._waiters:
+                        waiters.ask_soon()
 
     async def _hear_hands(self) -> None:
         """Learn of new events at once."""

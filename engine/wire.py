@@ -22,7 +22,7 @@ from engine import metrics
 from engine.errors import REDIS_ERRORS, RedisAway
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncGenerator, Collection, Sequence
 
     from redis.asyncio import ConnectionPool
     from redis.asyncio.connection import AbstractConnection
@@ -130,12 +130,13 @@ class Wire:
         (reply,) = await self.replies(1)
         return reply
 
-    async def replies(self, count: int) -> list[Any]:
-        """Read the next replies, as ``reply`` does."""
+    async def replies(self, count: int | None = None) -> list[Any]:
+        """Read the next replies, as ``reply`` does; without a count all that are there."""
         if self._replies is None:
             raise RedisConnectionError("the connection was dropped")
-        await self._replies.wait(count)
-        replies = [self._replies.came.popleft() for _ in range(count)]
+        await self._replies.wait(count or 1)
+        came = self._replies.came
+        replies = [came.popleft() for _ in range(count or len(came))]
         for reply in replies:
             if isinstance(reply, RedisConnectionError):  # it is loading, or has too many clients
                 raise reply
@@ -158,6 +159,39 @@ class Wire:
             metrics.REDIS_ERRORS.inc()
             await self.drop()
             raise RedisAway(f"Redis does not answer: {error!r}") from error
+
+    async def messages(
+        self, channels: Collection[str], *, check_s: float
+    ) -> AsyncGenerator[tuple[bytes, bytes] | None, None]:
+        """Subscribe, and hear what is published: a channel and a message each time.
+
+        None comes first, when nothing is missed from here on. A connection that has been silent for
+        ``check_s`` is asked for a sign of life.
+
+        Raises:
+            REDIS_ERRORS: the connection was lost, or gives no sign.
+        """
+        try:
+            async with self.timeout():
+                await self.send([("SUBSCRIBE", *channels)])
+                await self.replies(len(channels))
+            yield None
+            while True:
+                for kind, *message in await self._heard(check_s):
+                    if kind == b"message":
+                        channel, text = message
+                        yield channel, text
+        finally:
+            await self.drop()
+
+    async def _heard(self, check_s: float) -> list[Any]:
+        """All that has come, at least one; or the answer to whether there is anybody."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(check_s):
+                return await self.replies()
+        self._transport.write(hiredis.pack_command(("PING",)))
+        async with self.timeout():
+            return await self.replies()
 
     async def drop(self) -> None:
         """Disconnect; the next command connects again."""

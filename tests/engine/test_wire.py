@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 from redis.asyncio import ConnectionPool
 from redis.exceptions import NoScriptError
 
-from engine.errors import RedisAway
+from engine.errors import REDIS_ERRORS, RedisAway
 from engine.wire import IDLE_S, Wire
 from tests import world
 
@@ -30,16 +30,18 @@ async def _wire(shop: Shop) -> AsyncIterator[Wire]:
 
 
 @asynccontextmanager
-async def _server(*answers: bytes) -> AsyncIterator[Wire]:
-    """Somebody who takes redis-py's hello for what it is, then sends this and closes."""
+async def _server(*answers: bytes, to: bytes = b"PING", hangs: bool = False) -> AsyncIterator[Wire]:
+    """Somebody who takes redis-py's hello for what it is, then sends this and closes, or hangs."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while b"PING" not in (said := await reader.read(4096)) and said:
+        while to not in (said := await reader.read(4096)) and said:
             writer.write(b"+OK\r\n" * said.count(b"CLIENT"))
         for part in answers:
             writer.write(part)
             await writer.drain()
             await asyncio.sleep(0)
+        if hangs:
+            await reader.read()
         writer.close()
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
@@ -122,3 +124,38 @@ async def test_closed_is_closed(shop: Shop) -> None:
         return all(int(each["id"]) != mine for each in await shop.redis.client_list())
 
     await world.until(gone)
+
+
+async def test_messages_are_heard_in_order(shop: Shop) -> None:
+    """From the moment on that is said, and from the channels that were asked for."""
+    async with _wire(shop) as wire, aclosing(wire.messages(["a", "b"], check_s=60)) as heard:
+        assert await anext(heard) is None
+        for channel, message in (("a", "1"), ("b", "2"), ("c", "3"), ("a", "4")):
+            await shop.redis.publish(channel, message)
+        assert [await anext(heard) for _ in range(3)] == [(b"a", b"1"), (b"b", b"2"), (b"a", b"4")]
+
+
+async def test_silence_is_no_end(shop: Shop) -> None:
+    """Redis is asked whether it is there, and then goes on to be heard."""
+    async with _wire(shop) as wire, aclosing(wire.messages(["a"], check_s=0.02)) as heard:
+        assert await anext(heard) is None
+        next_one = asyncio.ensure_future(anext(heard))
+
+        async def pinged() -> bool:
+            clients = await shop.redis.client_list()
+            return any(each["sub"] == "1" and each["cmd"] == "ping" for each in clients)
+
+        await world.until(pinged)
+        await shop.redis.publish("a", "still here")
+        assert await next_one == (b"a", b"still here")
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+@pytest.mark.parametrize("answers", [(), (b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n",)])
+async def test_nobody_listens_to_a_redis_that_is_gone(
+    answers: tuple[bytes, ...], *, hangs: bool
+) -> None:
+    """Whether it ended or hangs, before or after it said yes: messages may have been missed."""
+    async with _server(*answers, to=b"SUBSCRIBE", hangs=hangs) as wire:
+        with pytest.raises(REDIS_ERRORS):
+            assert [each async for each in wire.messages(["a"], check_s=0.02)] == []
