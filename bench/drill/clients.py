@@ -25,6 +25,7 @@ BREATH_S: Final = 0.03
 USERS_A_SEAT: Final = 1.5
 FEWEST_USERS: Final = 24
 MOST_USERS: Final = 600
+MANY: Final = 10
 
 # Method, path, body; each must be answered with a 4xx.
 NONSENSE: Final[tuple[tuple[str, str, object], ...]] = (
@@ -148,7 +149,7 @@ class Client:
     async def reserve(self, place: Place) -> None:
         """Ask for a seat, with or without a key; if the answer is lost, perhaps once more."""
         dice = self._dice
-        key = f"{place.user}-{len(place.bookings)}" if dice.random() < 0.4 else ""  # noqa: PLR2004
+        key = self._key(place) if dice.random() < 0.4 else ""  # noqa: PLR2004
         for _ in range(3):
             call = await self._reserve_once(place, key)
             if call.end is not None and call.status != 503:  # noqa: PLR2004
@@ -156,6 +157,15 @@ class Client:
             await asyncio.sleep(BREATH_S)
             if dice.random() < 0.3:  # noqa: PLR2004
                 key = ""
+
+    def _key(self, place: Place) -> str:
+        """A new key mostly; one of before, whose booking may be cancelled; one that others have."""
+        dice, known = self._dice, len(place.bookings)
+        chance = dice.random()
+        if chance < 0.03:  # noqa: PLR2004
+            return f"everybody-{dice.randrange(MANY)}"
+        number = dice.randint(0, known) if chance < 0.3 else known  # noqa: PLR2004
+        return f"{place.event}-{place.user}-{number}"
 
     async def _reserve_once(self, place: Place, key: str) -> Call:
         chance = self._dice.random()
