@@ -51,6 +51,7 @@ NONSENSE: Final[tuple[tuple[str, str, object], ...]] = (
 class Place(NamedTuple):
     """One user at one event, and the bookings that anybody was told he has, the latest last."""
 
+    seed: int
     event: int
     user: str
     bookings: list[int]
@@ -71,7 +72,7 @@ class Crowd:
         self._seed = seed
         self._caller = caller
         self._places = {
-            event: [Place(event, f"{seed}-user-{n}", []) for n in range(_users(seats))]
+            event: [Place(seed, event, f"{seed}-user-{n}", []) for n in range(_users(seats))]
             for event, seats in events.items()
         }
         self._done = asyncio.Event()
@@ -163,7 +164,7 @@ class Client:
         dice, known = self._dice, len(place.bookings)
         chance = dice.random()
         if chance < 0.03:  # noqa: PLR2004
-            return f"everybody-{dice.randrange(MANY)}"
+            return f"{place.seed}-everybody-{dice.randrange(MANY)}"
         number = dice.randint(0, known) if chance < 0.3 else known  # noqa: PLR2004
         return f"{place.event}-{place.user}-{number}"
 
