@@ -70,7 +70,8 @@ class Caller(NamedTuple):
     """Somebody who calls."""
 
     name: str
-    """Under which his calls are counted; empty for a stranger, who is counted by his address."""
+    """Under which his calls are counted and his Idempotency-Keys are his; empty for a stranger,
+    who is counted by his address."""
     permissions: frozenset[Permission]
     user_id: str | None = None
     """The only user for whom he may act; None for a service, which may for each."""
@@ -199,6 +200,12 @@ def permit(scope: Scope, permission: Permission) -> None:
     caller: Caller = scope["caller"]
     if permission not in caller.permissions:
         raise Refused(caller.code, caller.detail)
+
+
+def name_of(scope: Scope) -> str:
+    """Under which name this caller is known; empty where everybody is let in."""
+    caller: Caller | None = scope.get("caller")
+    return caller.name if caller else ""
 
 
 def user_of(scope: Scope) -> str | None:

@@ -80,7 +80,9 @@ _HEADERS: Json = {
     "Connection": _header("The connection is closed.", const="close"),
     "Content-Language": _header("Of `detail`.", required=True, enum=list(Language)),
     "Content-Security-Policy": _header("Nothing is fetched from another host.", required=True),
-    "Idempotency-Replayed": _header("The first answer, given again.", const="true"),
+    "Idempotency-Replayed": _header(
+        "The first answer, given again: `status` is as it is now.", const="true"
+    ),
     "Location": _header("Where it is to be read.", pattern="^/api/(bookings|events)/[0-9]+$"),
     "Onsale-Source": _header("Redis was away: the ledger was asked.", const="ledger"),
     "Preference-Applied": _header(
@@ -111,7 +113,9 @@ _PARAMETERS: Json = {
     "Idempotency-Key": {
         "name": "Idempotency-Key",
         "in": "header",
-        "description": "The same key again gets the first answer again, not `already_booked`.",
+        "description": "The same key and the same booking again get the first answer again, for a "
+        "day, also after a cancel; with another booking it is `idempotency_key_reused`. Each "
+        "caller has keys of his own. What was refused is judged anew.",
         # Blanks at the ends are not part of a header's value.
         "schema": {"type": "string", "pattern": "^[!-~]([ -~]{0,253}[!-~])?$"},
         "example": "8e03978e-40d5-43dd-bc93-6894a57f9324",
@@ -168,12 +172,19 @@ def _headers(*names: str) -> Json:
     return {name: _ref("headers", name) for name in sorted(names)}
 
 
-def _given(description: str, example: msgspec.Struct, *headers: str) -> Json:
-    """An answer that gives what was asked for, in the shape of the example."""
-    content = {
-        "schema": _ref("schemas", type(example).__name__),
-        "example": msgspec.to_builtins(example),
-    }
+def _given(
+    description: str,
+    example: msgspec.Struct,
+    *headers: str,
+    others: dict[str, msgspec.Struct] | None = None,
+) -> Json:
+    """An answer that gives what was asked for, in the shape of the example; others have names."""
+    shown = msgspec.to_builtins(example)
+    content = {"schema": _ref("schemas", type(example).__name__), "example": shown}
+    if others:
+        del content["example"]
+        named = {name: {"value": msgspec.to_builtins(other)} for name, other in others.items()}
+        content["examples"] = {"usual": {"value": shown}, **named}
     return {
         "description": description,
         "headers": _headers(*headers),
@@ -299,6 +310,7 @@ def _call(  # noqa: PLR0913  what there is to say of a call
 
 def _reserve() -> Json:
     made = schemas.Reservation(_ID, 1, "ann", _NOW, "confirmed")
+    cancelled = msgspec.structs.replace(made, status="cancelled")
     headers = ("Location", "Preference-Applied", "Idempotency-Replayed")
     return _call(
         "/api/bookings/reserve",
@@ -306,7 +318,13 @@ def _reserve() -> Json:
         "Take a seat",
         needs=Permission.RESERVE,
         gives={
-            "201": _given("Confirmed: the ledger has it.", made, *headers),
+            "201": _given(
+                "Confirmed: the ledger has it. Or cancelled since, where an Idempotency-Key has it "
+                "answered again: nothing was booked anew.",
+                made,
+                *headers,
+                others={"replayed after a cancel": cancelled},
+            ),
             "202": _given(
                 "Pending: the seat is taken.",
                 msgspec.structs.replace(made, status="pending"),
@@ -321,6 +339,7 @@ def _reserve() -> Json:
             "closed",
             "sold_out",
             "already_booked",
+            "idempotency_key_reused",
             *_AWAY,
         ),
         takes=(_ref("parameters", "Prefer"), _ref("parameters", "Idempotency-Key")),

@@ -79,6 +79,15 @@ PROBLEMS: dict[str, Problem] = {
         ),
         "Вы уже забронировали место на это событие",
     ),
+    "idempotency_key_reused": Problem(
+        422,
+        "Idempotency-Key reused",
+        Texts(
+            "This Idempotency-Key was sent with another request: take a new one.",
+            "Этот Idempotency-Key уже был у другого запроса: возьмите новый.",
+        ),
+        "Ключ идемпотентности уже использован для другого запроса",
+    ),
     "event_not_found": Problem(
         404,
         "Event not found",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -22,6 +21,7 @@ from api.schemas import (
     new_event_decoder,
     reserve_decoder,
 )
+from engine import idempotency
 from engine.model import MAX_EVENT_ID, Place
 
 if TYPE_CHECKING:
@@ -200,14 +200,14 @@ def _is_json(body: bytes) -> bool:
     return True
 
 
-def fingerprint_of(headers: dict[bytes, bytes]) -> str:
-    """The fingerprint of the ``Idempotency-Key``, empty without one."""
+def fingerprint_of(headers: dict[bytes, bytes], caller: str) -> str:
+    """What this caller's ``Idempotency-Key`` is known by, empty without one."""
     key = headers.get(b"idempotency-key")
     if key is None:
         return ""
     if not _IDEMPOTENCY_KEY.fullmatch(key):
         raise Refused("invalid_idempotency_key")
-    return blake2b(key, digest_size=8).hexdigest()
+    return idempotency.fingerprint_of(key, caller)
 
 
 def id_of(scope: Scope, *, largest: int) -> int:

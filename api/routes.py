@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import openapi, prefer, schemas
 from api.answers import Answer, Header, answer, encode, event_of, location, rfc3339
-from api.auth import Identify, check_user, may_see, permit, user_of
+from api.auth import Identify, check_user, may_see, name_of, permit, user_of
 from api.languages import Language, chosen, language_of
 from api.middleware import Problems, RateLimit, RequestIds, RequestLog
 from api.pages import page
@@ -128,7 +128,7 @@ class Bookings:
         headers = headers_of(scope)
         check_media(headers)
         wait_ms, applied = self._wait(headers)
-        fingerprint = fingerprint_of(headers)
+        fingerprint = fingerprint_of(headers, name_of(scope))
         body = await read_body(receive, self._body_deadline)
         if body is None:
             return None
@@ -465,5 +465,5 @@ def _reserved(request: schemas.ReserveRequest, made: Reservation, *headers: Head
         rfc3339(made.created_at_ms).encode(),
         made.status.encode(),
     )
-    status = 201 if made.status is Status.CONFIRMED else 202
+    status = 202 if made.status is Status.PENDING else 201
     return answer(status, body, location(made.booking_id), *headers)

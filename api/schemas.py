@@ -98,18 +98,26 @@ class EventChange(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Reservation(Struct, frozen=True):
-    """A booking that was made: confirmed is in the ledger, pending is in Redis only."""
+    """A booking that was made: confirmed is in the ledger, pending is in Redis only.
+
+    It may be cancelled where an Idempotency-Key has it answered again.
+    """
+
+    id: BookingId
+    event_id: EventId
+    user_id: UserId
+    created_at: Instant
+    status: Literal["pending", "confirmed", "cancelled"]
+
+
+class Booking(Struct, frozen=True, omit_defaults=True):
+    """A booking as it is read back. Its event is left out where it cannot be told."""
 
     id: BookingId
     event_id: EventId
     user_id: UserId
     created_at: Instant
     status: Literal["pending", "confirmed"]
-
-
-class Booking(Reservation, frozen=True, omit_defaults=True):
-    """A booking as it is read back. Its event is left out where it cannot be told."""
-
     event: Event | None = None
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from engine import keys, metrics
 from engine.errors import REDIS_ERRORS, Dirty, OnsaleError, Overloaded, RedisAway
+from engine.idempotency import DAY_S
 from engine.log import get_logger
 from engine.model import MAX_BATCH, Number, Word
 from engine.scripts import Look, Scripts, look_reply
@@ -45,7 +46,7 @@ _WORDS: Final = {
 }
 _COUNT: Final = {
     word: metrics.RESERVATIONS.labels(word)
-    for word in (_RESERVED, *_WORDS.values(), Word.NOT_OPEN, Word.CLOSED)
+    for word in (_RESERVED, *_WORDS.values(), Word.NOT_OPEN, Word.CLOSED, Word.KEY_REUSED)
 }
 
 
@@ -67,7 +68,7 @@ _NOT_HELD = Decision(Word.BOOKING_NOT_FOUND)
 
 class _Ask(NamedTuple):
     user_id: str
-    fingerprint: str
+    request: str
     answer: asyncio.Future[Decision | None]
     at_s: float
 
@@ -111,16 +112,32 @@ class Lane:
             self.scripts = Scripts(self.partition, epoch)
 
     def reserve(
-        self, event_id: int, user_id: str, fingerprint: str = ""
+        self, event_id: int, user_id: str, request: str = ""
     ) -> asyncio.Future[Decision | None]:
-        """Ask for a seat; reserved, replayed, already booked or sold out."""
+        """Ask for a seat; reserved, replayed, already booked or sold out.
+
+        ``request`` is what is asked for under an Idempotency-Key; "" without one.
+        """
         self._admit()
         answer: asyncio.Future[Decision | None] = self._loop.create_future()
         asks = self._asks.get(event_id)
         if asks is None:
             asks = self._asks[event_id] = deque()
-        asks.append(_Ask(user_id, fingerprint, answer, time.monotonic()))
+        asks.append(_Ask(user_id, request, answer, time.monotonic()))
         return answer
+
+    def claim(self, fingerprint: str, request: str) -> asyncio.Future[bool]:
+        """Let an Idempotency-Key stand for a request; whether it stands for no other."""
+        scripts = self._ready()
+
+        def parsed(reply: Any) -> bool:
+            stands = scripts.checked(reply) in (None, request.encode())
+            if not stands:
+                _COUNT[Word.KEY_REUSED].inc()
+            return stands
+
+        key = keys.claim(self.partition, fingerprint)
+        return self._send(("SET", key, request, "NX", "GET", "EX", DAY_S), parsed)
 
     def cancel(
         self, event_id: int, user_id: str, booking: Number
@@ -216,9 +233,9 @@ class Lane:
 
     def _batch(self, event_id: int, batch: list[_Ask]) -> _Call:
         scripts = self._ready()
-        users, fingerprints, answers, arrived_s = zip(*batch, strict=True)
+        users, requests, answers, arrived_s = zip(*batch, strict=True)
         metrics.BATCH_SIZE.observe(len(batch))
-        command = scripts.reserve(event_id, users, fingerprints, bound=self._outbox_bound)
+        command = scripts.reserve(event_id, users, requests, bound=self._outbox_bound)
 
         def resolve(reply: Any) -> None:
             refused = _decide(scripts, reply, answers, arrived_s[0])

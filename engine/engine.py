@@ -12,6 +12,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
+from redis.exceptions import WatchError
 
 from engine import keys, metrics, outbox
 from engine.admission import Decision, Lane
@@ -28,6 +29,7 @@ from engine.errors import (
 )
 from engine.events import Events
 from engine.hydrate import Hydration
+from engine.idempotency import partition_of, request_of
 from engine.ledger import Ledger
 from engine.limiter import UNLIMITED, Limiter
 from engine.log import get_logger
@@ -76,6 +78,7 @@ log = get_logger(__name__)
 
 _SOLD_OUT: Final = Reservation(Word.SOLD_OUT)
 _NO_EVENT: Final = Reservation(Word.EVENT_NOT_FOUND)
+_KEY_REUSED: Final = Reservation(Word.KEY_REUSED)
 _NO_BOOKING: Final = Cancellation(Word.BOOKING_NOT_FOUND)
 
 
@@ -173,15 +176,20 @@ class Engine:
         Args:
             event_id: 1 to 2³¹-1.
             user_id: 1 to 255 characters.
-            fingerprint: of the Idempotency-Key, or "". Who holds a booking made with the same one
-                is answered that booking again (``replayed``).
+            fingerprint: of the Idempotency-Key, or "". A booking that was made under the same one
+                is answered again (``replayed``), whatever has become of it.
             wait_ms: 0 not to wait.
         """
-        partition = event_id % self._partitions
-        lane = self._lanes[partition]
-        decision = await self._decided(
-            event_id, lane, lambda: lane.reserve(event_id, user_id, fingerprint)
-        )
+        if fingerprint:
+            return await self._reserve_once(event_id, user_id, fingerprint, wait_ms)
+        lane = self._lanes[event_id % self._partitions]
+        decision = await self._decided(event_id, lane, lambda: lane.reserve(event_id, user_id))
+        return await self._reserved(decision, event_id, user_id, wait_ms)
+
+    async def _reserved(
+        self, decision: Decision | None, event_id: int, user_id: str, wait_ms: int
+    ) -> Reservation:
+        """What Redis has decided, once the ledger has it or the wait is over."""
         if decision is None:
             return _NO_EVENT
         word, number, at_ms = decision
@@ -189,17 +197,15 @@ class Engine:
             return _SOLD_OUT
         if word is Word.NOT_OPEN or word is Word.CLOSED:
             return Reservation(word, opens_ms=at_ms)
+        partition = event_id % self._partitions
         booking = booking_id(number, partition)
         if word is Word.ALREADY_BOOKED:
             return Reservation(word, booking)
-        if word is Word.REPLAYED:
-            at_ms, status, refusal = await self._replay(booking, event_id, lane, wait_ms)
-        else:
-            waiters = self._waiters[partition]
-            waiters.granted(number)
-            status, refusal = await self._confirmed(waiters, number, wait_ms)
+        waiters = self._waiters[partition]
+        waiters.granted(number)
+        status, refusal = await self._confirmed(waiters, number, wait_ms)
         if refusal is not None:
-            return await self._refused(refusal, event_id, user_id, lane)
+            return await self._refused(refusal, event_id, user_id, self._lanes[partition])
         return Reservation(word, booking, at_ms, status)
 
     async def cancel(
@@ -310,6 +316,83 @@ class Engine:
             parts["ledger"] = str(error)
         return parts
 
+    # Under an Idempotency-Key
+
+    async def _reserve_once(
+        self, event_id: int, user_id: str, fingerprint: str, wait_ms: int
+    ) -> Reservation:
+        """Reserve, unless the key has made a booking or stands for something else."""
+        request = request_of(fingerprint, event_id, user_id)
+        if not await self._claimed(fingerprint, request):
+            return _KEY_REUSED
+        lane = self._lanes[event_id % self._partitions]
+        for _ in range(MAX_ATTEMPTS):
+            decision = await self._decided(
+                event_id, lane, lambda: lane.reserve(event_id, user_id, request)
+            )
+            if decision is None or decision.word is not Word.REPLAYED:
+                return await self._reserved(decision, event_id, user_id, wait_ms)
+            replayed = await self._replayed(decision.number, event_id, user_id, wait_ms)
+            if replayed is not None:
+                return replayed
+            await self._forget(keys.record(lane.partition, request), decision.number)
+        raise Overloaded(f"the record of request {request} could not be renewed")
+
+    async def _claimed(self, fingerprint: str, request: str) -> bool:
+        """Whether a key stands for this request, from now on or since before."""
+        if self._away:
+            raise self._away
+        return await self._lanes[partition_of(fingerprint, self._partitions)].claim(
+            fingerprint, request
+        )
+
+    async def _replayed(
+        self, number: Number, event_id: int, user_id: str, wait_ms: int
+    ) -> Reservation | None:
+        """The first answer again, as far as it is true; None where nothing has come of it.
+
+        That is so where the booking is lost, was refused, or was removed by a hand: nobody has the
+        seat, and no cancel of the caller's is undone if he books anew.
+        """
+        partition = event_id % self._partitions
+        lane, booking = self._lanes[partition], booking_id(number, partition)
+        found = await self.booking(booking)
+        refusal = None
+        if found and found.status is Status.PENDING:
+            status, refusal = await self._confirmed(self._waiters[partition], number, wait_ms)
+        elif found and found.status in (Status.CONFIRMED, Status.CANCELLED):
+            status = found.status
+        else:
+            look = await self._decided(event_id, lane, lambda: lane.look(event_id, user_id))
+            if look is None or look.held != number:
+                return None
+            if found is None or found.status is not Status.REJECTED:
+                log.warning("dirty", event_id=event_id, reason=f"nobody knows booking {booking}")
+                await self._close(event_id, lane)
+                return None
+            status, refusal = found.status, refusal_for(found.reason or "")  # not given back yet
+        if refusal is not None:
+            return await self._refused(refusal, event_id, user_id, lane)
+        return Reservation(Word.REPLAYED, booking, found.created_at_ms, status)
+
+    async def _forget(self, record: str, number: Number) -> None:
+        """Remove a record of what holds no seat, unless it names another booking by now.
+
+        No epoch is compared: such a record answers nobody, whichever Redis has it.
+        """
+        try:
+            async with self._redis.pipeline() as together:
+                await together.watch(record)
+                if Number.held(await together.get(record) or b"") == number:
+                    together.multi()
+                    together.delete(record)
+                    await together.execute()
+        except WatchError:  # somebody else did
+            return
+        except REDIS_ERRORS as error:
+            metrics.REDIS_ERRORS.inc()
+            raise RedisAway(f"Redis does not answer: {error}") from error
+
     # Making ready
 
     async def _decided(
@@ -373,30 +456,6 @@ class Engine:
                 raise LedgerAway(f"the booking that user {user_id!r} had is gone since")
             return Reservation(word, booking_id(look.held, lane.partition))
         return Reservation(word)
-
-    async def _replay(
-        self, booking: int, event_id: int, lane: Lane, wait_ms: int
-    ) -> tuple[int, Status, Word | None]:
-        """The first answer again: when the booking was made, its status, or its refusal."""
-        found = await self.booking(booking)
-        if found is None:  # a hand's: its row is gone, and Redis has not heard of that
-            log.warning("dirty", event_id=event_id, reason=f"nobody knows booking {booking}")
-            await self._close(event_id, lane)
-            raise Overloaded(f"event {event_id} must be loaded again")
-        match found.status:
-            case Status.PENDING:
-                number = Number.of_booking(booking)
-                waiters = self._waiters[lane.partition]
-                status, refusal = await self._confirmed(waiters, number, wait_ms)
-            case Status.REJECTED:
-                status, refusal = Status.REJECTED, refusal_for(found.reason)
-            case Status.LOST:
-                raise RedisAway("Redis lost the entry before the ledger took it")
-            case Status.CANCELLED:  # since Redis was asked
-                status, refusal = Status.PENDING, None
-            case Status.CONFIRMED:
-                status, refusal = Status.CONFIRMED, None
-        return found.created_at_ms, status, refusal
 
     async def _give_back(self, booking: Booking, lane: Lane) -> Decision | None:
         """Ask Redis to cancel; not found if it does not hold the booking, None without an event."""

@@ -30,8 +30,21 @@ def event(partition: int, event_id: int) -> str:
 
 
 def users(partition: int, event_id: int) -> str:
-    """Hash: user → ``epoch-seq`` of the booking, then ``|`` and the key's fingerprint if any."""
+    """Hash: user → ``epoch-seq`` of the booking."""
     return f"onsale:{{{partition}}}:event:{event_id}:users"
+
+
+def claim(partition: int, fingerprint: str) -> str:
+    """String with a time to live: which request an Idempotency-Key stands for.
+
+    It lies in a partition of the key's own: the request may be about an event of any.
+    """
+    return f"onsale:{{{partition}}}:claim:{fingerprint}"
+
+
+def record(partition: int, request: str) -> str:
+    """String with a time to live: ``epoch-seq`` of the booking that a request has made."""
+    return f"onsale:{{{partition}}}:record:{request}"
 
 
 def lease(partition: int, event_id: int) -> str:

@@ -47,10 +47,10 @@ class Number(NamedTuple):
 
     @classmethod
     def parse(cls, text: str | bytes) -> Number:
-        """Read ``epoch-seq``; what follows a ``|`` (a fingerprint) is left out."""
+        """Read ``epoch-seq``."""
         if isinstance(text, bytes):
             text = text.decode()
-        epoch, _, seq = text.partition("|")[0].partition("-")
+        epoch, _, seq = text.partition("-")
         return cls(int(epoch), int(seq))
 
     @classmethod
@@ -91,7 +91,7 @@ def fault_in_event(name: str, total_seats: int) -> str | None:
 
 
 class Word(StrEnum):
-    """What the engine answers a caller: two grants, a cancel, and the refusals."""
+    """What the engine answers a caller: a grant, one repeated, a cancel, and the refusals."""
 
     RESERVED = "reserved"
     REPLAYED = "replayed"
@@ -100,6 +100,7 @@ class Word(StrEnum):
     CLOSED = "closed"
     SOLD_OUT = "sold_out"
     ALREADY_BOOKED = "already_booked"
+    KEY_REUSED = "idempotency_key_reused"
     EVENT_NOT_FOUND = "event_not_found"
     BOOKING_NOT_FOUND = "booking_not_found"
     BELOW_BOOKED = "below_booked"
@@ -181,7 +182,7 @@ class Reservation(NamedTuple):
 
     ``booking_id`` and ``created_at_ms`` (Unix time) are set with ``reserved`` and ``replayed``;
     ``booking_id`` also with ``already_booked``, ``opens_ms`` (Unix time) with ``not_open``.
-    ``status`` says whether the ledger has it.
+    ``status`` says whether the ledger has it, or if it was ``cancelled`` since (``replayed``).
     """
 
     word: Word

@@ -233,7 +233,7 @@ class Reconciliation:
                 raise RedisAway(f"Redis does not answer: {error}") from error
             pairs = [(_text(user), _text(value)) for user, value in page.items()]
             for start in range(0, len(pairs), MAX_BATCH):
-                yield _without_fingerprints(pairs[start : start + MAX_BATCH])
+                yield dict(pairs[start : start + MAX_BATCH])
             if cursor == 0:
                 return
 
@@ -253,7 +253,7 @@ class Reconciliation:
         if epoch != str(self._scripts.epoch).encode():
             return None
         pairs = zip(users, values, strict=True)
-        return _without_fingerprints((user, _text(value)) for user, value in pairs if value)
+        return {user: _text(value) for user, value in pairs if value}
 
     async def _mend(
         self,
@@ -365,10 +365,6 @@ def _fenced(event_id: int, epoch: int) -> Drift:
 def _text(value: bytes) -> str:
     """What Redis has, whoever wrote it."""
     return value.decode(errors="surrogateescape")
-
-
-def _without_fingerprints(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    return {user: text.partition("|")[0] for user, text in pairs}
 
 
 def _writable(user: str) -> bool:

@@ -58,8 +58,8 @@ def source(name: str) -> str:
 class Change(NamedTuple):
     """One compare-and-set of ``repair``: ``None`` stands for no booking.
 
-    ``expected`` is as Redis has it, up to the ``|``: a hand may have written anything there. For
-    the same reason ``user_id`` may have lone surrogates in the place of bytes that are not UTF-8.
+    ``expected`` is as Redis has it: a hand may have written anything there. For the same reason
+    ``user_id`` may have lone surrogates in the place of bytes that are not UTF-8.
     """
 
     user_id: str
@@ -98,20 +98,19 @@ class Scripts:
         self._sha = {name: _sha(text) for name, text in self.texts.items()}
 
     def reserve(
-        self, event_id: int, users: Sequence[str], fingerprints: Sequence[str], *, bound: int
+        self, event_id: int, users: Sequence[str], requests: Sequence[str], *, bound: int
     ) -> Command:
-        """Give seats to users, one fingerprint ("" for none) beside each."""
+        """Give seats to users; beside each the request that he made under a key, or ""."""
         p = self.partition
-        command: list[str | int] = [
-            "EVALSHA", self._sha["reserve"], 4,
+        recorded = dict.fromkeys(filter(None, requests))
+        places = {request: place for place, request in enumerate(recorded, start=1)}
+        return (
+            "EVALSHA", self._sha["reserve"], 4 + len(places),
             self._log, self._outbox, keys.event(p, event_id), keys.users(p, event_id),
+            *(keys.record(p, request) for request in places),
             event_id, bound, len(users), *users,
-        ]  # fmt: skip
-        if any(fingerprints):
-            for place, fingerprint in enumerate(fingerprints, start=1):
-                if fingerprint:
-                    command += (place, fingerprint)
-        return tuple(command)
+            *(places.get(request, 0) for request in requests if places),
+        )  # fmt: skip
 
     def cancel(self, event_id: int, user_id: str, booking: Number, *, bound: int) -> Command:
         """Give one booking's seat back."""

@@ -7,7 +7,7 @@
 -- KEYS[1] log     hash    epoch, seq, acked, master
 -- KEYS[2] outbox  stream  what the ledger must learn
 -- KEYS[3] event   hash    epoch, total, left
--- KEYS[4] users   hash    user -> "epoch-seq", then "|fingerprint" if a key was sent
+-- KEYS[4] users   hash    user -> "epoch-seq"
 -- ARGV[1] event id, 1 to 2^31-1
 -- ARGV[2] bound of the outbox, in numbers
 -- ARGV[3] user
@@ -41,7 +41,7 @@ end
 if event_epoch ~= EPOCH then return 'cold' end
 if not total or not left or left + redis.call('HLEN', users) ~= total then return 'dirty' end
 local mine = redis.call('HGET', users, user)
-if not mine or string.match(mine, '^[^|]*') ~= booking then return 'not_held' end
+if mine ~= booking then return 'not_held' end
 if seq - acked >= bound then return 'overloaded' end
 
 -- write: the one that can fail first, since Redis does not undo half a script

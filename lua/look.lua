@@ -6,7 +6,7 @@
 --
 -- KEYS[1] log    hash  epoch
 -- KEYS[2] event  hash  epoch, total, left, name, opens, closes
--- KEYS[3] users  hash  user -> "epoch-seq", then "|fingerprint" if a key was sent
+-- KEYS[3] users  hash  user -> "epoch-seq"
 -- ARGV[1] user, or "" for nobody
 --
 -- Answers a word:

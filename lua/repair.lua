@@ -6,7 +6,7 @@
 --
 -- KEYS[1] log    hash    epoch
 -- KEYS[2] event  hash    epoch, total, left, name, opens, closes
--- KEYS[3] users  hash    user -> "epoch-seq", then "|fingerprint" if a key was sent
+-- KEYS[3] users  hash    user -> "epoch-seq"
 -- KEYS[4] lease  string  removed if the event is cold: what is being read may be stale
 -- ARGV[1] total seats, or "" to leave it
 -- ARGV[2] name, or "" to leave it
@@ -37,7 +37,7 @@ local changed = 0
 for i = 5, #ARGV, 3 do
   local user, expected, new = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local held = redis.call('HGET', users, user) or ''
-  if string.match(held, '^[^|]*') == expected then
+  if held == expected then
     if new == '' then
       redis.call('HDEL', users, user)
     else

@@ -36,6 +36,7 @@ UNANSWERED: Final = (500, 503, 504)
 GRANTED: Final = (HTTPStatus.CREATED, HTTPStatus.ACCEPTED)
 GIVEN_BACK: Final = (HTTPStatus.OK, HTTPStatus.ACCEPTED)
 NO_ANSWER_TO_JUDGE: Final = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
+KEY_REUSED: Final = "422 idempotency_key_reused"
 HANDS: Final = frozenset(
     ("hands-sql", "hands-redis", "hands-unheard", "reconcile-slow", "repair-late", "pg-lock")
 )
@@ -58,7 +59,8 @@ class Case:
     """A round, sorted for the judge.
 
     ``place`` is an event and a user. ``answers`` are the reservations that were answered with a
-    booking, ``grants`` those of them that made or replayed it.
+    booking as held, ``grants`` those of them that made or replayed it. ``keys`` are those that were
+    sent under an Idempotency-Key.
     """
 
     def __init__(self, calls: list[Call], facts: Facts, dump: Dump) -> None:
@@ -67,7 +69,8 @@ class Case:
         self.ended: dict[int, EndedRow] = {row.id: row for row in dump.ended}
         self.places: dict[int, Place] = {}
         self.reserves: dict[Place, list[Call]] = {}
-        self.answers: dict[int, list[Call]] = {}
+        self.keys: dict[str, list[Call]] = {}
+        self.answers: dict[int, list[Call]] = defaultdict(list)
         self.grants: dict[int, list[Call]] = {}
         self.cancels: dict[int, list[Call]] = {}
         self.reads: dict[int, list[Call]] = {}
@@ -82,9 +85,12 @@ class Case:
         if call.kind == "reserve":
             place = call.event, call.user
             self.reserves.setdefault(place, []).append(call)
+            if call.key:
+                self.keys.setdefault(call.key, []).append(call)
             if call.answered and is_answered(call):
                 self.places.setdefault(call.answered, place)
-                self.answers.setdefault(call.answered, []).append(call)
+            if call.answered and is_answered(call) and call.state != "cancelled":
+                self.answers[call.answered].append(call)
                 if call.status in GRANTED:
                     self.grants.setdefault(call.answered, []).append(call)
         elif call.kind == "cancel":
@@ -148,8 +154,9 @@ class Case:
         """Whether an answer may be of a state before: see ``blind`` and ``split`` in ``Facts``."""
         if not is_answered(call):
             return False
-        if call.kind == "read" and call.status == HTTPStatus.OK:
-            cancels = self.cancels.get(call.booking, [])
+        replayed = call.kind == "reserve" and call.key and call.status in GRANTED
+        if replayed or (call.kind == "read" and call.status == HTTPStatus.OK):
+            cancels = self.cancels.get(call.booking or call.answered, [])
             begun = any(cancel.begin < (call.end or inf) for cancel in cancels)
             known = any(_is_in_ledger(cancel, call.begin) for cancel in cancels)
             return begun and not known and _overlaps(call, self.facts.blind)
@@ -224,6 +231,8 @@ def stays(case: Case) -> Iterator[Stay]:
         if vanished or case.is_touched(place) or not case.is_real(booking):
             continue
         ends = [(call.end, call) for call in case.answers[booking] if call.end is not None]
+        if not ends:
+            continue
         since, told = min(ends, key=lambda pair: pair[0])
         until = min((call.begin for call in case.cancels.get(booking, [])), default=inf)
         if since < until:
@@ -427,7 +436,7 @@ def _spans_of_calls(case: Case, calls: list[Call]) -> Iterator[tuple[float, floa
     for call in calls:
         if not is_answered(call):
             yield call.begin, inf
-        elif call.status in GRANTED:
+        elif call.status in GRANTED and call.state != "cancelled":
             ends = [cancel.end for cancel in case.final_cancels(call.answered)]
             free = min((end for end in ends if end is not None), default=inf)
             yield call.begin, free if free > call.begin else inf
@@ -577,6 +586,19 @@ def no_defects(case: Case) -> Iterator[str]:
 # 10: an order that explains everything
 
 
+def keys_stand_for_one_request(case: Case) -> Iterator[str]:
+    """10: a key that somebody else has used is refused, and no other; unless Redis lost it."""
+    for key, calls in case.keys.items():
+        users = {(call.event, call.user) for call in calls}
+        refused = [call for call in calls if _told(call) == KEY_REUSED]
+        if len(users) == 1 and refused:
+            yield f"key {key!r}: refused, and nobody else has used it: {case.cite(*refused)}"
+        taken = [call for call in calls if is_answered(call) and call not in refused]
+        taken = [call for call in taken if call.status not in NO_ANSWER_TO_JUDGE]
+        if len({(call.event, call.user) for call in taken}) > 1 and not case.facts.lossy:
+            yield f"key {key!r}: it stood for two requests: {case.cite(*taken)}"
+
+
 def histories_make_sense(case: Case) -> Iterator[str]:
     """10: what a user was told of an event can have happened one after the other."""
     facts = case.facts
@@ -609,7 +631,8 @@ def _histories(case: Case) -> dict[Place, list[Call]]:
     for call in sorted(case.calls, key=lambda call: call.begin):
         booking = call.booking or (call.answered if is_answered(call) else 0)
         place = (call.event, call.user) if call.kind == "reserve" else case.places.get(booking)
-        if place is None or case.is_touched(place) or case.is_stale(call):
+        stale = case.is_stale(call) and call.status not in GRANTED
+        if place is None or case.is_touched(place) or stale:
             continue
         if booking not in case.places or _is_to_be_explained(case, booking):
             histories[place].append(call)
@@ -629,6 +652,7 @@ def _is_to_be_explained(case: Case, booking: int) -> bool:
 _CLAIMS: Final = {
     ("reserve", "201 confirmed"): Claim.GRANTED,
     ("reserve", "202 pending"): Claim.GRANTED,
+    ("reserve", "201 cancelled"): Claim.REPLAYED,
     ("reserve", "409 already_booked"): Claim.HELD,
     ("reserve", "409 sold_out"): Claim.NOTHING,
     ("cancel", "200"): Claim.ENDED,
@@ -645,11 +669,11 @@ def _op(case: Case, call: Call) -> Op | None:
     """A call as the search takes it; None if its answer says nothing of the user's booking."""
     if call.kind == "read" and not is_answered(call):
         return None
-    if not is_answered(call):
+    if not is_answered(call) or case.is_stale(call):  # stale is what may have been a replay
         perhaps = Claim.PERHAPS_CANCELLED if call.kind == "cancel" else Claim.PERHAPS_RESERVED
         return Op(perhaps, call.begin, booking=call.booking, key=call.key)
     facts, told = case.facts, _told(call)
-    if call.status in NO_ANSWER_TO_JUDGE:
+    if call.status in NO_ANSWER_TO_JUDGE or told == KEY_REUSED:
         return None
     if told == "404 event_not_found" and (facts.hands_in_ledger or call.event not in facts.events):
         return None
@@ -675,7 +699,7 @@ INVARIANTS: Final[dict[int, tuple[Callable[[Case], Iterator[str]], ...]]] = {
     7: (nothing_drifted, refused_holds_no_seat),
     8: (repair_leaves_nothing, stores_agree),
     9: (cancelled_stays_cancelled, dead_letters_are_poison, malformed_is_refused, no_defects),
-    10: (histories_make_sense,),
+    10: (keys_stand_for_one_request, histories_make_sense),
 }
 
 

@@ -25,6 +25,7 @@ BREATH_S: Final = 0.03
 USERS_A_SEAT: Final = 1.5
 FEWEST_USERS: Final = 24
 MOST_USERS: Final = 600
+MANY: Final = 10
 
 # Method, path, body; each must be answered with a 4xx.
 NONSENSE: Final[tuple[tuple[str, str, object], ...]] = (
@@ -50,6 +51,7 @@ NONSENSE: Final[tuple[tuple[str, str, object], ...]] = (
 class Place(NamedTuple):
     """One user at one event, and the bookings that anybody was told he has, the latest last."""
 
+    seed: int
     event: int
     user: str
     bookings: list[int]
@@ -70,7 +72,7 @@ class Crowd:
         self._seed = seed
         self._caller = caller
         self._places = {
-            event: [Place(event, f"{seed}-user-{n}", []) for n in range(_users(seats))]
+            event: [Place(seed, event, f"{seed}-user-{n}", []) for n in range(_users(seats))]
             for event, seats in events.items()
         }
         self._done = asyncio.Event()
@@ -148,7 +150,7 @@ class Client:
     async def reserve(self, place: Place) -> None:
         """Ask for a seat, with or without a key; if the answer is lost, perhaps once more."""
         dice = self._dice
-        key = f"{place.user}-{len(place.bookings)}" if dice.random() < 0.4 else ""  # noqa: PLR2004
+        key = self._key(place) if dice.random() < 0.4 else ""  # noqa: PLR2004
         for _ in range(3):
             call = await self._reserve_once(place, key)
             if call.end is not None and call.status != 503:  # noqa: PLR2004
@@ -156,6 +158,15 @@ class Client:
             await asyncio.sleep(BREATH_S)
             if dice.random() < 0.3:  # noqa: PLR2004
                 key = ""
+
+    def _key(self, place: Place) -> str:
+        """A new key mostly; one of before, whose booking may be cancelled; one that others have."""
+        dice, known = self._dice, len(place.bookings)
+        chance = dice.random()
+        if chance < 0.03:  # noqa: PLR2004
+            return f"{place.seed}-everybody-{dice.randrange(MANY)}"
+        number = dice.randint(0, known) if chance < 0.3 else known  # noqa: PLR2004
+        return f"{place.event}-{place.user}-{number}"
 
     async def _reserve_once(self, place: Place, key: str) -> Call:
         chance = self._dice.random()

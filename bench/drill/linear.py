@@ -29,7 +29,9 @@ class Claim(StrEnum):
     """What an answer says of the user at some instant of the call."""
 
     GRANTED = auto()
-    """The booking was made, or he holds it and made it with the same key."""
+    """The booking was made, or he holds it and it was made under the same key."""
+    REPLAYED = auto()
+    """The booking was made under the same key, and was given back since."""
     HELD = auto()
     """He holds the booking."""
     NOTHING = auto()
@@ -58,7 +60,11 @@ PERHAPS: Final = (Claim.PERHAPS_RESERVED, Claim.PERHAPS_CANCELLED)
 
 
 class Op(NamedTuple):
-    """A call: its claim, and the seconds between which it took place."""
+    """A call: its claim, and the seconds between which it took place.
+
+    ``key`` is the Idempotency-Key of a reservation. What it asks for under a key that has made a
+    booking is that booking: it is not told of another one, nor that there is no seat.
+    """
 
     claim: Claim
     begin: float
@@ -70,40 +76,49 @@ class Op(NamedTuple):
 class State(NamedTuple):
     """One user at one event: the booking that he holds (0: none), and what became of the others.
 
-    ``key`` is what the held one was made with. ``cancelled`` can be undone by a loss of Redis and
-    is empty where there was none; ``ended`` cannot.
+    ``cancelled`` can be undone by a loss of Redis and is empty where there was none; ``ended``
+    cannot. ``made`` are keys, each with a booking that was made under it.
     """
 
     held: int = 0
-    key: str = ""
     cancelled: frozenset[int] = frozenset()
     ended: frozenset[int] = frozenset()
     gone: frozenset[int] = frozenset()
+    made: frozenset[tuple[str, int]] = frozenset()
 
     def is_new(self, booking: int) -> bool:
         """Whether a booking was not made yet."""
         known = self.cancelled, self.ended, self.gone
         return booking != self.held and not any(booking in bookings for bookings in known)
 
+    def has_used(self, key: str) -> bool:
+        """Whether a booking was made under a key."""
+        return any(key == used for used, _ in self.made)
+
+    def reserve(self, booking: int, key: str) -> State:
+        """Make a booking."""
+        made = self.made | {(key, booking)} if key else self.made
+        return self._replace(held=booking, made=made)
+
     def cancel(self, booking: int, *, for_ever: bool) -> State:
         """Give a booking back, or say of one that was given back that it is so for ever."""
-        held, key = (0, "") if self.held == booking else (self.held, self.key)
+        held = 0 if self.held == booking else self.held
         cancelled, ended = self.cancelled - {booking}, self.ended
         if for_ever:
             ended |= {booking}
         else:
             cancelled |= {booking}
-        return State(held, key, cancelled, ended, self.gone)
+        return self._replace(held=held, cancelled=cancelled, ended=ended)
 
     def bring_back(self, booking: int) -> State:
-        """Undo a cancel; the ledger does not know the key."""
+        """Undo a cancel."""
         return self._replace(held=booking, cancelled=self.cancelled - {booking})
 
     def lose(self, booking: int) -> State:
         """Let a booking be lost."""
-        held, key = (0, "") if self.held == booking else (self.held, self.key)
+        held = 0 if self.held == booking else self.held
         gone, lost = self.gone | {booking}, {booking}
-        return State(held, key, self.cancelled - lost, self.ended - lost, gone)
+        return State(held, self.cancelled - lost, self.ended - lost, gone, self.made)
 
 
 class Node(NamedTuple):
@@ -136,7 +151,8 @@ def explain(
 
     Args:
         ops: one user's calls about one event, in the order of their begins.
-        lossy: whether a loss of Redis may have undone a cancel that the ledger did not have.
+        lossy: whether a loss of Redis may have undone a cancel that the ledger did not have, or
+            what a key has made forgotten.
         lost: the bookings that a loss of Redis has taken.
     """
     return _Search(ops, lossy=lossy, lost=lost).run()
@@ -152,6 +168,7 @@ class _Search:
         self._fleeting = self._never_seen_held()
         self._places = {
             Claim.GRANTED: self._granted,
+            Claim.REPLAYED: self._replayed,
             Claim.HELD: self._held,
             Claim.NOTHING: self._nothing,
             Claim.GIVEN_BACK: self._given_back,
@@ -163,7 +180,7 @@ class _Search:
 
     def _never_seen_held(self) -> tuple[int, ...]:
         """The bookings that may come and go by hidden moves alone."""
-        gone = (Claim.GIVEN_BACK, Claim.ENDED, Claim.CANCELLED, Claim.LOST)
+        gone = (Claim.REPLAYED, Claim.GIVEN_BACK, Claim.ENDED, Claim.CANCELLED, Claim.LOST)
         named = {op.booking for op in self._ops if op.claim in gone}
         cancels = {op.booking for op in self._ops if op.claim is Claim.PERHAPS_CANCELLED}
         return tuple(sorted(named & (cancels | self._lost)))
@@ -212,7 +229,7 @@ class _Search:
         """Place what is true as things stand and changes nothing."""
         while True:
             following, _ = self._following(node)
-            true = sum(1 << i for i in following if _is_plain(node.state, self._ops[i]))
+            true = sum(1 << i for i in following if self._is_plain(node.state, self._ops[i]))
             if not true:
                 return node
             node = Node(node.placed | true, node.state)
@@ -228,15 +245,26 @@ class _Search:
     # An answer's ways to be true; what it changes is changed
 
     def _granted(self, node: Node, op: Op, limit: float) -> Iterator[Node]:
-        for free in self._vacant(node, limit):  # a replay changes nothing: it was placed before
-            if free.state.is_new(op.booking):
-                yield Node(free.placed, free.state._replace(held=op.booking, key=op.key))
+        if op.booking in node.state.cancelled and (op.key, op.booking) in node.state.made:
+            yield from self._holding(node, op.booking, limit)  # a replay, after a cancel was undone
+        for free in self._vacant(node, limit):
+            if free.state.is_new(op.booking) and self._is_free(free.state, op.key):
+                yield Node(free.placed, free.state.reserve(op.booking, op.key))
+
+    def _replayed(self, node: Node, op: Op, limit: float) -> Iterator[Node]:
+        for cancelled in self._cancelled(node, op, limit):
+            if (op.key, op.booking) in cancelled.state.made:
+                yield cancelled
 
     def _held(self, node: Node, op: Op, limit: float) -> Iterator[Node]:
-        yield from self._holding(node, op.booking, limit)
+        for holding in self._holding(node, op.booking, limit):
+            if self._is_free(holding.state, op.key):
+                yield holding
 
-    def _nothing(self, node: Node, _op: Op, limit: float) -> Iterator[Node]:
-        yield from self._free(node, limit)
+    def _nothing(self, node: Node, op: Op, limit: float) -> Iterator[Node]:
+        for free in self._free(node, limit):
+            if self._is_free(free.state, op.key):
+                yield free
 
     def _given_back(self, node: Node, op: Op, limit: float) -> Iterator[Node]:
         for_ever = op.claim is Claim.ENDED or not self._lossy
@@ -308,7 +336,8 @@ class _Search:
         for i in self._unanswered(node, Claim.PERHAPS_RESERVED, limit):
             firsts.setdefault(self._ops[i].key, i)
         for key, i in firsts.items():
-            yield Node(node.placed | 1 << i, node.state._replace(held=booking, key=key))
+            if self._is_free(node.state, key):
+                yield Node(node.placed | 1 << i, node.state.reserve(booking, key))
 
     def _unanswered(self, node: Node, claim: Claim, limit: float) -> Iterator[int]:
         for i in self._perhaps:
@@ -316,22 +345,30 @@ class _Search:
             if op.claim is claim and op.begin <= limit and not node.placed >> i & 1:
                 yield i
 
+    # What is true as things stand
 
-def _is_plain(state: State, op: Op) -> bool:
-    """Whether an answer is true as things stand, and changes nothing now or later.
+    def _is_free(self, state: State, key: str) -> bool:
+        """Whether a reservation under a key may be judged anew."""
+        return self._lossy or not state.has_used(key)
 
-    A cancel repeated is not plain while a loss of Redis may undo the first one: then it may be the
-    repetition that gives the booking back.
-    """
-    booking = op.booking
-    return {
-        Claim.GRANTED: state.held == booking and bool(op.key) and op.key == state.key,
-        Claim.HELD: state.held == booking,
-        Claim.NOTHING: not state.held,
-        Claim.GIVEN_BACK: booking in state.ended,
-        Claim.ENDED: booking in state.ended,
-        Claim.CANCELLED: booking in state.cancelled or booking in state.ended,
-        Claim.LOST: booking in state.gone,
-        Claim.GONE: booking in state.gone or state.is_new(booking),
-        Claim.NEVER: state.is_new(booking),
-    }.get(op.claim, False)
+    def _is_plain(self, state: State, op: Op) -> bool:
+        """Whether an answer is true as things stand, and changes nothing now or later.
+
+        A cancel repeated is not plain while a loss of Redis may undo the first one: then it may be
+        the repetition that gives the booking back.
+        """
+        booking, is_free = op.booking, self._is_free(state, op.key)
+        is_back = booking in state.cancelled or booking in state.ended
+        is_replay = (op.key, booking) in state.made
+        return {
+            Claim.GRANTED: state.held == booking and is_replay,
+            Claim.REPLAYED: is_back and is_replay,
+            Claim.HELD: state.held == booking and is_free,
+            Claim.NOTHING: not state.held and is_free,
+            Claim.GIVEN_BACK: booking in state.ended,
+            Claim.ENDED: booking in state.ended,
+            Claim.CANCELLED: is_back,
+            Claim.LOST: booking in state.gone,
+            Claim.GONE: booking in state.gone or state.is_new(booking),
+            Claim.NEVER: state.is_new(booking),
+        }.get(op.claim, False)

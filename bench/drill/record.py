@@ -170,7 +170,7 @@ class Violation(msgspec.Struct, frozen=True):
 
 def booking_named(held: str, partition: int) -> int:
     """The booking id that a user's field names; 0 if a hand has written something else."""
-    epoch, _, seq = held.partition("|")[0].partition("-")
+    epoch, _, seq = held.partition("-")
     if not (epoch.isdecimal() and seq.isdecimal()):
         return 0
     partition = partition if int(epoch) else 127

@@ -98,6 +98,20 @@ class TestKeys:
         assert read.status_code == 200
         assert (cancelled.status_code, cancelled.json()["code"]) == (403, "forbidden")
 
+    async def test_idempotency_keys(self, engine: Engine, open_event: OpenEvent) -> None:
+        """Each service has its own, whoever it books for."""
+        event_id, header = await open_event(2), {"idempotency-key": uuid4().hex}
+        statuses = []
+        for name, user in (("office", "ann"), ("web", "ben"), ("office", "ben"), ("web", "ben")):
+            verifier = self._keys(ServiceKey(name, frozenset({Permission.RESERVE})))
+            app = Described(routes.build(engine, wait_ms=5000, verifier=verifier))
+            transport, headers = ASGITransport(app=app), {**_bearer("k"), **header}
+            async with AsyncClient(transport=transport, base_url="http://onsale") as client:
+                body = {"event_id": event_id, "user_id": user}
+                answer = await client.post(RESERVE, json=body, headers=headers)
+            statuses.append((answer.status_code, "idempotency-replayed" in answer.headers))
+        assert statuses == [(201, False), (201, False), (422, False), (201, True)]
+
     async def test_unknown(self) -> None:
         """A key that is nobody's is 401, with how to do better."""
         async with over(None, verifier=self._keys(None)) as client:
@@ -404,6 +418,18 @@ class TestUsers:
             made = await ann.post(RESERVE, json={"event_id": event_id, "user_id": "ann"})
         assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
         assert made.status_code == 201
+
+    async def test_idempotency_keys(self, engine: Engine, open_event: OpenEvent) -> None:
+        """Each has his own: another user's, spelled alike, stands for nothing of his."""
+        event_id, key = await open_event(2), {"idempotency-key": uuid4().hex}
+        async with self._clients(engine) as (ann, ben):
+            for who, user in ((ann, "ann"), (ben, "ben")):
+                body = {"event_id": event_id, "user_id": user}
+                made = await who.post(RESERVE, json=body, headers=key)
+                again = await who.post(RESERVE, json=body, headers=key)
+                assert made.status_code == 201, made.text
+                assert "idempotency-replayed" not in made.headers
+                assert again.json() == made.json()
 
     async def test_somebody_elses(self, engine: Engine, open_event: OpenEvent) -> None:
         """It reads as if it were not there, and cannot be given back."""

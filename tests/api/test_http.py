@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import msgspec
 import pytest
@@ -102,14 +104,80 @@ class TestReserve:
     async def test_replay(self, client: AsyncClient, open_event: OpenEvent) -> None:
         """The same ``Idempotency-Key`` gets the first answer again; another key a 409."""
         event_id = await open_event(2)
-        first = await _reserve(client, event_id, "ann", idempotency_key="k1")
-        again = await _reserve(client, event_id, "ann", idempotency_key="k1")
-        other = await _reserve(client, event_id, "ann", idempotency_key="k2")
+        key = uuid4().hex
+        first = await _reserve(client, event_id, "ann", idempotency_key=key)
+        again = await _reserve(client, event_id, "ann", idempotency_key=key)
+        other = await _reserve(client, event_id, "ann", idempotency_key=uuid4().hex)
         assert "idempotency-replayed" not in first.headers
         assert again.status_code == 201
         assert again.headers["idempotency-replayed"] == "true"
         assert again.json() == first.json()
+        assert again.headers["location"] == first.headers["location"]
         assert other.status_code == 409
+
+    async def test_replay_of_a_body_written_otherwise(
+        self, client: AsyncClient, open_event: OpenEvent
+    ) -> None:
+        """What counts is what a body means."""
+        headers = {"content-type": "application/json", "idempotency-key": uuid4().hex}
+        event_id = await open_event(2)
+        bodies = [
+            b'{"event_id":%d,"user_id":"ann"}' % event_id,
+            b' {"user_id": "\\u0061nn",\n "event_id": %d}\n' % event_id,
+        ]
+        first, again = [await client.post(RESERVE, content=b, headers=headers) for b in bodies]
+        assert again.headers["idempotency-replayed"] == "true"
+        assert again.json() == first.json()
+
+    async def test_replay_while_pending(self, client: AsyncClient, open_event: OpenEvent) -> None:
+        """202 while nobody waited for the ledger, 201 once somebody does."""
+        event_id, key = await open_event(2), uuid4().hex
+        first = await _reserve(client, event_id, "ann", idempotency_key=key, prefer="respond-async")
+        again = await _reserve(client, event_id, "ann", idempotency_key=key)
+        assert (first.status_code, again.status_code) == (202, 201)
+        assert again.json() == {**first.json(), "status": "confirmed"}
+
+    async def test_replay_after_a_cancel(self, client: AsyncClient, open_event: OpenEvent) -> None:
+        """A late duplicate is told that the booking was cancelled, and books nothing."""
+        event_id, key = await open_event(1), uuid4().hex
+        first = await _reserve(client, event_id, "ann", idempotency_key=key)
+        await client.delete(first.headers["location"])
+        late = await _reserve(client, event_id, "ann", idempotency_key=key)
+        assert late.status_code == 201
+        assert late.headers["idempotency-replayed"] == "true"
+        assert late.json() == {**first.json(), "status": "cancelled"}
+        assert (await _reserve(client, event_id, "ben")).status_code == 201
+
+    async def test_twenty_retries_at_once(self, client: AsyncClient, open_event: OpenEvent) -> None:
+        """One booking: one answer is the first, nineteen are the same again."""
+        event_id, key = await open_event(5), uuid4().hex
+        retries = (_reserve(client, event_id, "ann", idempotency_key=key) for _ in range(20))
+        answers = await asyncio.gather(*retries)
+        assert [answer.status_code for answer in answers] == [201] * 20
+        assert len({answer.content for answer in answers}) == 1
+        assert sum("idempotency-replayed" in answer.headers for answer in answers) == 19
+        left = (await client.get(f"/api/events/{event_id}")).json()["available_seats"]
+        assert left == 4
+
+    @pytest.mark.parametrize("other", ["user", "event"])
+    async def test_key_reused(self, client: AsyncClient, open_event: OpenEvent, other: str) -> None:
+        """The same key with another body: 422, whatever partition its event is in."""
+        events, key = [await open_event(1) for _ in range(4)], uuid4().hex
+        first = await _reserve(client, events[0], "ann", idempotency_key=key)
+        others = [(each, "ann") for each in events[1:]] if other == "event" else [(events[0], "b")]
+        for event_id, user in others:
+            answer = await _reserve(client, event_id, user, idempotency_key=key)
+            assert (answer.status_code, answer.json()["code"]) == (422, "idempotency_key_reused")
+        again = await _reserve(client, events[0], "ann", idempotency_key=key)
+        assert again.json() == first.json()
+
+    async def test_what_is_malformed_claims_no_key(
+        self, client: AsyncClient, open_event: OpenEvent
+    ) -> None:
+        """A key stands for the first request that could be read."""
+        event_id, key = await open_event(1), uuid4().hex
+        assert (await _reserve(client, event_id, "", idempotency_key=key)).status_code == 400
+        assert (await _reserve(client, event_id, "ann", idempotency_key=key)).status_code == 201
 
 
 class TestBooking:

@@ -242,7 +242,7 @@ def _ways_of_bodies() -> Iterator[tuple[str, str, str, Way]]:
     yield "POST", EVENTS, "invalid_window", _ok("POST", EVENTS, body=window)
     headers = {**JSON, "idempotency-key": "k" * 256}
     yield "POST", RESERVE, "invalid_idempotency_key", _ok("POST", RESERVE, headers=headers)
-    for word in (*_NO_SEAT, Word.ALREADY_BOOKED, Word.EVENT_NOT_FOUND):
+    for word in (*_NO_SEAT, Word.ALREADY_BOOKED, Word.KEY_REUSED, Word.EVENT_NOT_FOUND):
         yield "POST", RESERVE, word, _ok("POST", RESERVE, outcome=Reservation(word, 1))
 
 

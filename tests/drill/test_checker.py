@@ -29,6 +29,7 @@ from bench.drill.record import (
 EVENT, OTHER = 7, 8
 A, B, C = 549755814017, 549755814145, 549755814273
 OWNERS = {A: "ann", B: "bob", C: "cid"}
+KEY_REUSED = "idempotency_key_reused"
 STATES = {200: "confirmed", 201: "confirmed", 202: "pending"}
 ENDS = {
     "cancelled": "booking_cancelled",
@@ -50,8 +51,13 @@ def reserve(user: str, at: float, booking: int = 0, status: int = 201, **more: A
 
 def refused(user: str, at: float, code: str = "sold_out", booking: int = 0, **more: Any) -> Call:
     """Ask for a seat and get none."""
-    status = 404 if code == "event_not_found" else 409
+    status = {"event_not_found": 404, KEY_REUSED: 422}.get(code, 409)
     return reserve(user, at, booking, status, code=code, **more)
+
+
+def replayed_cancelled(user: str, at: float, booking: int, **more: Any) -> Call:
+    """Ask again under a key whose booking was given back."""
+    return reserve(user, at, booking, state="cancelled", **more)
 
 
 def cancel(booking: int, at: float, status: int = 200, **more: Any) -> Call:
@@ -147,7 +153,7 @@ def test_sound_round_breaks_nothing() -> None:
     calls = [
         reserve("ann", 1, A, key="k"),
         reserve("ann", 2, A, key="k"),
-        reserve("bob", 2, B, 202),
+        reserve("bob", 2, B, 202, key="b"),
         refused("cid", 3),
         refused("ann", 4, "already_booked", A),
         read(A, 4),
@@ -155,6 +161,8 @@ def test_sound_round_breaks_nothing() -> None:
         cancel(B, 5),
         cancel(B, 6, 202),
         read(B, 6, 410, "booking_cancelled"),
+        replayed_cancelled("bob", 6, B, key="b"),
+        refused("cid", 6, KEY_REUSED, key="b"),
         reserve("cid", 7, C),
         unanswered(reserve("dan", 7)),
         reserve("dan", 7, 0, 503, code="redis_unavailable"),
@@ -787,6 +795,8 @@ IN_ORDER = [
     pytest.param([refused("ann", 2)], id="sold out while he holds one"),
     pytest.param([reserve("ann", 2, A)], id="made twice, and no key"),
     pytest.param([reserve("ann", 2, A, key="l")], id="replayed to another key"),
+    pytest.param([replayed_cancelled("ann", 2, A, key="k")], id="replayed as cancelled"),
+    pytest.param([refused("ann", 2, "already_booked", A, key="k")], id="in his own key's way"),
     pytest.param([cancel(A, 2, 404)], id="not to be cancelled"),
     pytest.param([read(A, 2, 404, "booking_not_found")], id="not to be read"),
     pytest.param([read(A, 2, 410, "booking_cancelled")], id="cancelled by nobody"),
@@ -817,7 +827,9 @@ def test_10_what_a_user_is_told_makes_sense(calls: list[Call]) -> None:
     ("calls", "more"),
     [
         pytest.param([reserve("ann", 2, A, key="k")], {}, id="replayed"),
-        pytest.param([refused("ann", 2, "already_booked", A, key="k")], {}, id="key forgotten"),
+        pytest.param(
+            [refused("ann", 2, "already_booked", A, key="k")], {"lossy": True}, id="key forgotten"
+        ),
         pytest.param([refused("ann", 0.9)], {}, id="sold out, it may be before"),
         pytest.param([read(A, 0.9, 404)], {}, id="read, it may be before"),
         pytest.param([reserve("ann", 2, 0, 429)], {}, id="too many requests"),
@@ -927,6 +939,56 @@ def test_10_a_booking_is_answered_as_what_it_is(status: int, state: str, *, fine
     """201 confirmed or 202 pending, a replay as well."""
     told = [reserve("ann", 1, A, key="k"), reserve("ann", 2, A, status, key="k", state=state)]
     assert broken(*told, rows={A: "ann"}) == (set() if fine else {10})
+
+
+def test_10_a_key_makes_one_booking() -> None:
+    """Also after a cancel; unless Redis forgets what it has made."""
+    told = [reserve("ann", 1, A, key="k"), cancel(A, 2)]
+    left = {"rows": {B: "ann"}, "ended": ended(cancelled=A)}
+    assert broken(*told, reserve("ann", 3, B, key="l"), **left) == set()
+    for again in (reserve("ann", 3, B, key="k"), unanswered(reserve("ann", 3, key="k"))):
+        calls = [*told, again, refused("ann", 4, "already_booked", B)]
+        assert broken(*calls, **left) == {10}
+        assert broken(*calls, **left, given=facts(lossy=True)) == set()
+    nothing = {"ended": ended(cancelled=A)}
+    assert broken(*told, replayed_cancelled("ann", 3, A, key="k"), **nothing) == set()
+    assert broken(*told, replayed_cancelled("ann", 3, A, key="l"), **nothing) == {10}
+    assert broken(*told, refused("ann", 3, key="k"), **nothing, given=facts(0, 1)) == {10}
+
+
+def test_10_a_replay_reads_a_booking_as_others_do() -> None:
+    """While Redis cannot be asked it does not know of a cancel on its way."""
+    told = [reserve("ann", 1, A, key="k"), cancel(A, 2, 202), reserve("ann", 3, A, key="k")]
+    left = {"ended": ended(cancelled=A)}
+    assert broken(*told, **left) == {9, 10}
+    assert broken(*told, **left, given=facts(blind=[(2, 4)])) == set()
+    told[1] = cancel(A, 2)
+    assert broken(*told, **left, given=facts(blind=[(2, 4)])) == {9, 10}
+
+
+def test_10_what_may_be_a_replay_may_also_have_made_it() -> None:
+    """A call that took long, and somebody cancelled what it had made."""
+    told = [
+        reserve("ann", 1, A, key="k", end=5),
+        refused("ann", 2, "already_booked", A),
+        cancel(A, 3, 202),
+    ]
+    left = {"ended": ended(cancelled=A)}
+    assert broken(*told, **left, given=facts(blind=[(4, 6)])) == set()
+
+
+def test_10_a_key_stands_for_one_request() -> None:
+    """Whoever uses it first; another user or event is refused, and nobody else is."""
+    left = {"rows": {A: "ann"}}
+    mine = [reserve("ann", 1, A, key="k"), refused("bob", 1, KEY_REUSED, key="k")]
+    assert broken(*mine, refused("ann", 2, KEY_REUSED, event=OTHER, key="k"), **left) == set()
+    assert broken(*mine, refused("bob", 2, key="k"), **left, given=facts(0, 1)) == {10}
+    both = {"rows": {A: "ann", B: "bob"}}
+    assert broken(*mine, reserve("bob", 2, B, key="k"), **both) == {10}
+    assert broken(*mine, reserve("bob", 2, B, key="k"), **both, given=facts(lossy=True)) == set()
+    assert broken(*mine, reserve("bob", 2, 0, 503, key="k"), **left) == set()
+    assert broken(*mine, reserve("bob", 2, 0, 429, key="k"), **left) == set()
+    assert broken(refused("ann", 1, KEY_REUSED, key="l")) == {10}
 
 
 def test_10_calls_are_taken_in_the_order_of_their_begins() -> None:

@@ -40,6 +40,25 @@ def told(claim: Claim, booking: int = 0, *, at: float, until: float = 0, key: st
         ),
         pytest.param(
             [
+                told(Claim.GRANTED, A, at=1, key="k"),
+                told(Claim.ENDED, A, at=2),
+                told(Claim.REPLAYED, A, at=3, key="k"),
+                told(Claim.GRANTED, B, at=4),
+                told(Claim.REPLAYED, A, at=5, key="k"),
+                told(Claim.HELD, B, at=6, key="l"),
+            ],
+            id="the same key after a cancel, and after another booking",
+        ),
+        pytest.param(
+            [
+                told(Claim.PERHAPS_RESERVED, at=1, key="k"),
+                told(Claim.PERHAPS_CANCELLED, A, at=2),
+                told(Claim.REPLAYED, A, at=3, key="k"),
+            ],
+            id="made and given back, and nobody was told of either",
+        ),
+        pytest.param(
+            [
                 told(Claim.GRANTED, A, at=1),
                 told(Claim.GIVEN_BACK, A, at=2),
                 told(Claim.ENDED, A, at=3),
@@ -342,14 +361,16 @@ def test_cancel_is_repeated_when_another_is_held() -> None:
 
 
 def test_key_is_forgotten_with_a_loss() -> None:
-    """What the ledger brings back has no key: to book with the same one is to be refused."""
-    ops = [
-        told(Claim.GRANTED, A, at=1, key="k"),
-        told(Claim.GIVEN_BACK, A, at=2),
-        told(Claim.HELD, A, at=3),
-    ]
-    assert explain([*ops, told(Claim.HELD, A, at=4, key="k")], lossy=True) is None
-    assert explain([*ops, told(Claim.GRANTED, A, at=4, key="k")], lossy=True) is not None
+    """Or not: what it made may be answered again, or in the way, or be followed by another."""
+    ops = [told(Claim.GRANTED, A, at=1, key="k"), told(Claim.GIVEN_BACK, A, at=2)]
+    brought_back = told(Claim.HELD, A, at=3)
+    for last in (told(Claim.HELD, A, at=4, key="k"), told(Claim.GRANTED, A, at=4, key="k")):
+        assert explain([*ops, brought_back, last], lossy=True) is None
+        assert explain([*ops, last], lossy=True) is None
+        assert explain([*ops, last]) is not None
+    anew = told(Claim.GRANTED, B, at=4, key="k")
+    assert explain([*ops, anew], lossy=True) is None
+    assert explain([*ops, anew]) is not None
 
 
 def test_names_where_it_could_not_go_on() -> None:
@@ -418,7 +439,6 @@ class Store(NamedTuple):
     """What a store knows of one user at one event."""
 
     held: int = 0
-    key: str = ""
     cancelled: frozenset[int] = frozenset()
 
     def knows(self, booking: int) -> bool:
@@ -432,6 +452,7 @@ class Sale:
     def __init__(self, steps: list[Step]) -> None:
         self.redis = self.ledger = Store()
         self.made = 0
+        self.records: dict[str, int] = {}
         self.known: list[int] = []
         self.lost: set[int] = set()
         self.is_lossy = any(step.verb == "lose" for step in steps)
@@ -458,7 +479,7 @@ class Sale:
         if step.verb == "drain":
             self.ledger = self.redis
         elif step.verb == "lose":
-            self._lose()
+            self._lose(step)
         elif step.verb == "reserve":
             yield from self._spread(self._reserve(step), step, at)
         elif self.known:
@@ -478,14 +499,17 @@ class Sale:
             yield Op(Claim.PERHAPS_CANCELLED, spread.begin, booking=op.booking)
 
     def _reserve(self, step: Step) -> Op:
+        if booking := self.records.get(step.key, 0):
+            claim = Claim.GRANTED if booking == self.redis.held else Claim.REPLAYED
+            return told(claim, booking, at=0, key=step.key)
         if self.redis.held:
-            same = step.key and step.key == self.redis.key
-            claim = Claim.GRANTED if same else Claim.HELD
-            return told(claim, self.redis.held, at=0, key=step.key)
+            return told(Claim.HELD, self.redis.held, at=0, key=step.key)
         if step.pick == 0:
-            return told(Claim.NOTHING, at=0)
+            return told(Claim.NOTHING, at=0, key=step.key)
         self.made += 1
-        self.redis = self.redis._replace(held=self.made, key=step.key)
+        self.redis = self.redis._replace(held=self.made)
+        if step.key:
+            self.records[step.key] = self.made
         if step.waits:
             self.ledger = self.redis
         return told(Claim.GRANTED, self.made, at=0, key=step.key)
@@ -499,10 +523,13 @@ class Sale:
             self.ledger = self.redis
         return told(Claim.ENDED if step.waits else Claim.GIVEN_BACK, booking, at=0)
 
-    def _lose(self) -> None:
+    def _lose(self, step: Step) -> None:
         made = range(1, self.made + 1)
         self.lost |= {n for n in made if self.redis.knows(n) and not self.ledger.knows(n)}
-        self.redis = self.ledger._replace(key="")
+        self.redis = self.ledger
+        keeps = bool(step.pick % 2)  # an older Redis has what it knew then, an empty one nothing
+        kept = self.records.items() if keeps else ()
+        self.records = {key: n for key, n in kept if self.ledger.knows(n)}
 
 
 TWO_MADE = [
@@ -539,6 +566,12 @@ def _wrong(sale: Sale) -> Iterator[Op]:
             yield told(Claim.GRANTED, sale.made + 1, at=500)
         if op.claim is Claim.CANCELLED and not sale.is_lossy:
             yield told(Claim.HELD, op.booking, at=500)
+    used = {op.key for op in sale.ops if op.claim is Claim.GRANTED and op.key}
+    for key in used if not sale.is_lossy else ():
+        yield told(Claim.GRANTED, sale.made + 1, at=500, key=key)
+        yield told(Claim.NOTHING, at=500, key=key)
+        for booking in sale.known:
+            yield told(Claim.HELD, booking, at=500, key=key)
     if not any(op.claim is Claim.PERHAPS_RESERVED for op in sale.ops):
         yield told(Claim.HELD, sale.made + 1, at=500)
         yield told(Claim.GIVEN_BACK, sale.made + 1, at=500)
@@ -575,8 +608,9 @@ def test_booking_that_two_calls_made_is_not_explained(
 
 
 NEW, HELD, SOFT, HARD, GONE = "new", "held", "soft", "hard", "gone"
+Made = frozenset[tuple[str, int]]
+REPLAYS = {Claim.GRANTED: (HELD,), Claim.REPLAYED: (SOFT, HARD)}
 SEEN = {
-    Claim.HELD: (HELD,),
     Claim.CANCELLED: (SOFT, HARD),
     Claim.LOST: (GONE,),
     Claim.GONE: (NEW, GONE),
@@ -596,45 +630,51 @@ class Plain:
         self.ops, self.lossy, self.lost = ops, lossy, lost
         self.seen: set[tuple[object, ...]] = set()
 
-    def explains(self, left: frozenset[int], states: tuple[str, ...], key: str) -> bool:
+    def explains(self, left: frozenset[int], states: tuple[str, ...], made: Made) -> bool:
         """Whether what is left can follow; ``states`` are those of the bookings from 0."""
         if all(self.ops[i].claim in PERHAPS for i in left):
             return True
-        if (left, states, key) in self.seen:
+        if (left, states, made) in self.seen:
             return False
-        self.seen.add((left, states, key))
-        return any(self.explains(*each) for each in self._moves(left, states, key))
+        self.seen.add((left, states, made))
+        return any(self.explains(*each) for each in self._moves(left, states, made))
 
     def _moves(
-        self, left: frozenset[int], states: tuple[str, ...], key: str
-    ) -> Iterator[tuple[frozenset[int], tuple[str, ...], str]]:
+        self, left: frozenset[int], states: tuple[str, ...], made: Made
+    ) -> Iterator[tuple[frozenset[int], tuple[str, ...], Made]]:
         for booking in self.lost:
             if states[booking] != NEW:
-                yield left, _with(states, booking, GONE), key
+                yield left, _with(states, booking, GONE), made
         for booking, state in enumerate(states):
             if self.lossy and state == SOFT and HELD not in states:
-                yield left, _with(states, booking, HELD), ""
+                yield left, _with(states, booking, HELD), made
         for i in left:
             if not any(self.ops[j].end < self.ops[i].begin for j in left):
-                for after, key_after in self._acts(self.ops[i], states, key):
-                    yield left - {i}, after, key_after
+                for after, made_after in self._acts(self.ops[i], states, made):
+                    yield left - {i}, after, made_after
 
     def _acts(
-        self, op: Op, states: tuple[str, ...], key: str
-    ) -> Iterator[tuple[tuple[str, ...], str]]:
+        self, op: Op, states: tuple[str, ...], made: Made
+    ) -> Iterator[tuple[tuple[str, ...], Made]]:
         state, free = states[op.booking], HELD not in states
-        replay = op.claim is Claim.GRANTED and state == HELD and op.key == key != ""
+        anew = self.lossy or op.key not in dict(made)
+        replay = (op.key, op.booking) in made and state in REPLAYS.get(op.claim, ())
+        refused = (op.claim is Claim.HELD and state == HELD) or (op.claim is Claim.NOTHING and free)
         back = SOFT if self.lossy and state != HARD and op.claim is not Claim.ENDED else HARD
-        if state in SEEN.get(op.claim, ()) or replay or (op.claim is Claim.NOTHING and free):
-            yield states, key
+        if state in SEEN.get(op.claim, ()) or replay or (refused and anew):
+            yield states, made
         elif state in GIVEN_BACK.get(op.claim, ()):
-            yield _with(states, op.booking, back), key
-        elif op.claim is Claim.GRANTED and state == NEW and free:
-            yield _with(states, op.booking, HELD), op.key
-        elif op.claim is Claim.PERHAPS_RESERVED and free:
+            yield _with(states, op.booking, back), made
+        elif op.claim is Claim.GRANTED and state == NEW and free and anew:
+            yield _with(states, op.booking, HELD), _noted(made, op.key, op.booking)
+        elif op.claim is Claim.PERHAPS_RESERVED and free and anew:
             for booking, each in enumerate(states):
                 if each == NEW:
-                    yield _with(states, booking, HELD), op.key
+                    yield _with(states, booking, HELD), _noted(made, op.key, booking)
+
+
+def _noted(made: Made, key: str, booking: int) -> Made:
+    return made | {(key, booking)} if key else made
 
 
 def _with(states: tuple[str, ...], booking: int, state: str) -> tuple[str, ...]:
@@ -667,5 +707,5 @@ def test_search_agrees_with_a_plain_one(
     ops = sorted(ops, key=lambda op: op.begin)
     plain = Plain(ops, lossy=lossy, lost=lost)
     states = (GONE, NEW, NEW, NEW)  # 0 is no booking, and 3 is one that no answer names
-    explains = plain.explains(frozenset(range(len(ops))), states, "")
+    explains = plain.explains(frozenset(range(len(ops))), states, frozenset())
     assert (explain(ops, lossy=lossy, lost=lost) is None) == explains

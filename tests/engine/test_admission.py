@@ -82,13 +82,13 @@ async def test_one_call_for_one(shop: Shop) -> None:
     event_id = await shop.open_event(5)
     async with _lane(shop) as lane:
         first = await lane.reserve(event_id, "ann")
-        second = await lane.reserve(event_id, "bob", "f")
+        second = await lane.reserve(event_id, "bob", "r")
         assert [first[:2], second[:2]] == [
             (Word.RESERVED, Number(1, 1)),
             (Word.RESERVED, Number(1, 2)),
         ]
         assert await lane.reserve(event_id, "ann") == Decision(Word.ALREADY_BOOKED, Number(1, 1))
-        assert await lane.reserve(event_id, "bob", "f") == Decision(Word.REPLAYED, Number(1, 2))
+        assert await lane.reserve(event_id, "bob", "r") == Decision(Word.REPLAYED, Number(1, 2))
     assert await _batches(shop) == [1, 1]
 
 

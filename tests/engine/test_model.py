@@ -50,10 +50,10 @@ def test_rows_by_hand_are_of_no_partition(seq: int, partition: int) -> None:
 
 @given(epochs, seqs)
 def test_numbers_go_there_and_back_as_text(epoch: int, seq: int) -> None:
-    """As Redis writes stream ids, with a fingerprint or without."""
+    """As Redis writes stream ids, as text or as bytes."""
     number = Number(epoch, seq)
     assert Number.parse(str(number)) == number
-    assert Number.parse(f"{number}|finger|print".encode()) == number
+    assert Number.parse(str(number).encode()) == number
 
 
 @given(st.lists(st.tuples(epochs, seqs), min_size=2))
@@ -63,7 +63,7 @@ def test_order_is_that_of_ids(pairs: list[tuple[int, int]]) -> None:
     assert sorted(numbers) == sorted(numbers, key=lambda number: booking_id(number, 5))
 
 
-@pytest.mark.parametrize("text", ["", "3", "3-", "-8", "a-b", "3-8-1", "|3-8"])
+@pytest.mark.parametrize("text", ["", "3", "3-", "-8", "a-b", "3-8-1", "3-8|f"])
 def test_what_is_no_number(text: str) -> None:
     """It is refused by the error of ``int``."""
     with pytest.raises(ValueError, match="int"):

@@ -534,15 +534,6 @@ async def test_window_follows_the_ledger(shop: Shop) -> None:
     assert await shop.reserve(event_id, "ann") == [Number(1, 1)]
 
 
-async def test_fingerprint_stays(shop: Shop) -> None:
-    """A booking that both stores have keeps the key it was made with."""
-    event_id = await shop.open_event(5, "ann")
-    users = keys.users(shop.partition, event_id)
-    await shop.redis.hset(users, "ann", "1-1|f")
-    assert (await shop.reconcile(event_id)).drift == []
-    assert await shop.redis.hget(users, "ann") == b"1-1|f"
-
-
 async def test_cut_below_what_is_sold_is_refused_by_the_ledger(shop: Shop) -> None:
     """The ledger never has more rows than seats, so Redis cannot be told to."""
     event_id = await shop.open_event(5, "ann", "bob")

@@ -1,25 +1,30 @@
-"""A replay is the first answer again, and is true when it is given."""
+"""A replay is the first answer again, and is true when it is given; a key makes one booking."""
 
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
+from engine import keys
 from engine.confirmations import Waiters
 from engine.engine import Engine
-from engine.errors import Overloaded, RedisAway
-from engine.model import Status, Word
+from engine.errors import Fault
+from engine.idempotency import DAY_S, partition_of, request_of
+from engine.model import Reservation, Status, Word
+from tests import world
 from tests.engine.house import Shop, crash_after_commit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from engine.model import Booking, Number, Reservation
+    from engine.model import Booking, Number
     from tests.engine.house import House
 
 PATIENCE_MS = 30_000
+KEY = "0a"
 
 
 class Stall:
@@ -32,7 +37,7 @@ class Stall:
 
     async def ask(self, wait_ms: int = PATIENCE_MS) -> Reservation:
         """Reserve for ann, with the key."""
-        return await self.engine.reserve(self.event_id, "ann", fingerprint="f", wait_ms=wait_ms)
+        return await self.engine.reserve(self.event_id, "ann", fingerprint=KEY, wait_ms=wait_ms)
 
     async def take_the_seat(self) -> None:
         """Book it for somebody else by hand."""
@@ -97,18 +102,81 @@ async def test_refused_and_not_yet_given_back(
 async def test_cancelled_since_redis_was_asked(
     stall: Stall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The seat was his when Redis was asked: that is the answer, and no more than that."""
+    """The seat was his when Redis was asked; the answer is as it is when it is given."""
     stall.before_it_is_read(monkeypatch, lambda it: stall.engine.cancel(it, wait_ms=0))
     answer = await stall.ask()
-    assert (answer.word, answer.status) == (Word.REPLAYED, Status.PENDING)
+    assert (answer.word, answer.status) == (Word.REPLAYED, Status.CANCELLED)
+
+
+async def test_late_after_a_cancel(stall: Stall) -> None:
+    """It books nothing, wherever the cancel is, whoever has the seat by now."""
+    first = await stall.ask(wait_ms=0)
+    cancelled = first._replace(status=Status.CANCELLED)
+    await stall.engine.cancel(first.booking_id, wait_ms=0)
+    assert await stall.ask() == cancelled
+    await stall.shop.drain()
+    assert await stall.ask() == cancelled
+    again = await stall.engine.reserve(stall.event_id, "ann", wait_ms=0)
+    assert again.word is Word.RESERVED
+    assert await stall.ask() == cancelled
+    await stall.engine.cancel(again.booking_id, wait_ms=0)
+    assert (await stall.engine.reserve(stall.event_id, "bob", wait_ms=0)).word is Word.RESERVED
+    assert await stall.ask() == cancelled
+
+
+async def test_late_after_a_cancel_and_a_recovery(stall: Stall) -> None:
+    """The record is no part of an epoch: Redis restarts, with what its file has."""
+    first = await stall.ask(wait_ms=0)
+    await stall.engine.cancel(first.booking_id, wait_ms=0)
+    await stall.shop.house.restart_redis()
+    await world.until(lambda: _answers(stall))
+    assert await stall.ask(wait_ms=0) == first._replace(status=Status.CANCELLED)
+
+
+async def _answers(stall: Stall) -> bool:
+    """Whether the engine has found Redis again."""
+    try:
+        return bool(await stall.engine.event(stall.event_id))
+    except Fault:
+        return False
 
 
 async def test_lost_since_redis_was_asked(stall: Stall, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Redis has lost the booking: to try again is safe."""
+    """Redis has lost the booking, and the record with it: he books anew."""
     stall.before_it_is_read(monkeypatch, lambda _: stall.shop.redis.flushall())
-    with pytest.raises(RedisAway):
-        await stall.ask()
     assert (await stall.ask(wait_ms=0)).word is Word.RESERVED
+
+
+async def test_lost_and_on_record(stall: Stall) -> None:
+    """A hand emptied the outbox, not the records. Nobody has the seat: he books anew, once."""
+    first = await stall.ask(wait_ms=0)
+    await stall.shop.redis.xtrim(keys.outbox(stall.shop.partition), maxlen=0, approximate=False)
+    answers = await asyncio.gather(*(stall.ask(wait_ms=0) for _ in range(5)))
+    assert sorted(answer.word for answer in answers) == [*[Word.REPLAYED] * 4, Word.RESERVED]
+    (booking,) = {answer.booking_id for answer in answers}
+    assert booking > first.booking_id
+
+
+async def test_refused_later_is_judged_anew(stall: Stall) -> None:
+    """The ledger refused what was pending; once the seat is back there is nothing to repeat."""
+    await stall.take_the_seat()
+    await stall.shop.drain()
+    await stall.shop.reconcile(stall.event_id)
+    assert (await stall.ask(wait_ms=0)).word is Word.SOLD_OUT
+    await stall.shop.sql("UPDATE events SET total_seats = 2 WHERE id = $1", stall.event_id)
+    await stall.shop.reconcile(stall.event_id)
+    assert (await stall.ask(wait_ms=0)).word is Word.RESERVED
+
+
+@pytest.mark.parametrize("junk", ["", "x", "3-", "0-0", "1-1|f"])
+async def test_what_a_hand_wrote_is_no_record(stall: Stall, junk: str) -> None:
+    """It names no booking: it is taken away, and the call is judged as it would be without it."""
+    partition = stall.event_id % stall.shop.house.settings.partitions
+    record = keys.record(partition, request_of("0b", stall.event_id, "bob"))
+    await stall.shop.redis.set(record, junk)
+    asked = await stall.engine.reserve(stall.event_id, "bob", fingerprint="0b", wait_ms=0)
+    assert asked.word is Word.SOLD_OUT
+    assert await stall.shop.redis.get(record) is None
 
 
 async def _waiting(stall: Stall, monkeypatch: pytest.MonkeyPatch) -> asyncio.Task[Reservation]:
@@ -134,6 +202,64 @@ async def test_row_that_a_hand_removed_unheard(stall: Stall) -> None:
         "WHERE event_id = $1",
         stall.event_id,
     )
-    with pytest.raises(Overloaded):
-        await stall.ask()
     assert (await stall.ask(wait_ms=0)).word is Word.RESERVED
+
+
+class TestClaim:
+    """Which request a key stands for."""
+
+    async def test_other_request(self, stall: Stall) -> None:
+        """Another user or another event, of whatever partition: refused, and nothing is decided."""
+        others = [await stall.shop.insert_event(1) for _ in range(3)]
+        for event_id, user in [(stall.event_id, "bob"), *((other, "ann") for other in others)]:
+            asked = await stall.engine.reserve(event_id, user, fingerprint=KEY, wait_ms=0)
+            assert asked == Reservation(Word.KEY_REUSED)
+        assert (await stall.ask(wait_ms=0)).word is Word.REPLAYED
+
+    async def test_also_after_a_refusal(self, stall: Stall) -> None:
+        """A key stands for its request whatever the answer was."""
+        event_id = await stall.shop.insert_event(1)
+        reserve = partial(stall.engine.reserve, fingerprint="0b", wait_ms=0)
+        assert (await reserve(stall.event_id, "bob")).word is Word.SOLD_OUT
+        assert (await reserve(event_id, "bob")).word is Word.KEY_REUSED
+        assert (await reserve(stall.event_id, "bob")).word is Word.SOLD_OUT
+
+    async def test_for_a_day(self, stall: Stall) -> None:
+        """A key is free again when its claim has expired; the old request's record is not asked."""
+        settings, redis = stall.shop.house.settings, stall.shop.redis
+        claim = keys.claim(partition_of(KEY, settings.partitions), KEY)
+        assert DAY_S - 60 < await redis.ttl(claim) <= DAY_S
+        await redis.delete(claim)
+        event_id = await stall.shop.insert_event(1)
+        asked = await stall.engine.reserve(event_id, "ann", fingerprint=KEY, wait_ms=0)
+        assert asked.word is Word.RESERVED
+        assert (await stall.ask(wait_ms=0)).word is Word.KEY_REUSED
+
+    async def test_who_dies_after_it(self, stall: Stall) -> None:
+        """A claim without a decision is no obstacle: the same request goes on."""
+        event_id = await stall.shop.insert_event(1)
+        claim = keys.claim(partition_of("0c", stall.shop.house.settings.partitions), "0c")
+        await stall.shop.redis.set(claim, request_of("0c", event_id, "bob"))
+        asked = await stall.engine.reserve(event_id, "bob", fingerprint="0c", wait_ms=0)
+        assert asked.word is Word.RESERVED
+
+    async def test_without_a_key_nothing_is_kept(self, stall: Stall) -> None:
+        """Who sends none pays nothing."""
+        event_id = await stall.shop.insert_event(1)
+        await stall.engine.event(event_id)
+        before = {*await stall.shop.redis.keys()}
+        assert (await stall.engine.reserve(event_id, "bob", wait_ms=0)).word is Word.RESERVED
+        new = {*await stall.shop.redis.keys()} - before
+        assert new == {keys.users(event_id % 3, event_id).encode()}
+
+
+async def test_twenty_at_once_get_one_booking(stall: Stall) -> None:
+    """Simultaneous retries, some of them in one batch: one grant, nineteen replays of it."""
+    event_id = await stall.shop.insert_event(5)
+    asked = (stall.engine.reserve(event_id, "bob", fingerprint="0d", wait_ms=0) for _ in range(20))
+    answers = await asyncio.gather(*asked)
+    assert sorted(answer.word for answer in answers) == [*[Word.REPLAYED] * 19, Word.RESERVED]
+    assert len({answer[1:] for answer in answers}) == 1
+    event = await stall.engine.event(event_id)
+    assert event is not None
+    assert event.available_seats == 4

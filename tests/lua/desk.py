@@ -68,22 +68,26 @@ class Desk:
         return answer
 
     async def reserve(
-        self, *users: str, fingerprints: dict[str, str] | None = None, bound: int = PLENTY
+        self, *users: str, requests: dict[str, str] | None = None, bound: int = PLENTY
     ) -> list[Any]:
         """What each user is answered, without the time; a word if it is for all of them."""
-        answer = await self.answer(self.ask(*users, fingerprints=fingerprints, bound=bound))
+        answer = await self.answer(self.ask(*users, requests=requests, bound=bound))
         return answer[1:] if isinstance(answer, list) else answer
 
     def ask(
-        self, *users: str, fingerprints: dict[str, str] | None = None, bound: int = PLENTY
+        self, *users: str, requests: dict[str, str] | None = None, bound: int = PLENTY
     ) -> Command:
-        """The command that asks for seats of the event."""
-        sent = [(fingerprints or {}).get(user, "") for user in users]
+        """The command that asks for seats of the event, for some users by a request under a key."""
+        sent = [(requests or {}).get(user, "") for user in users]
         return self.scripts.reserve(EVENT, users, sent, bound=bound)
 
     async def held(self) -> dict[str, str]:
         """User → number."""
         return _text(await self.redis.hgetall(self.users))
+
+    async def recorded(self, request: str) -> str | None:
+        """The number of the booking that a request has made."""
+        return _text(await self.redis.get(keys.record(self.partition, request)))
 
     async def left(self) -> int:
         """The event's ``left``."""

@@ -39,13 +39,6 @@ async def test_frees_a_seat_of_an_earlier_epoch(desk: Desk) -> None:
     assert await desk.answer(_cancel(desk, "ann", Number(1, 8))) == 1
 
 
-async def test_fingerprint_is_no_part_of_the_booking(desk: Desk) -> None:
-    """A booking made with an Idempotency-Key is cancelled by its number."""
-    await desk.put_on_sale(2, sold={"ann": "3-1|f"})
-    assert await desk.answer(_cancel(desk, "ann", Number(3, 1))) == 1
-    assert await desk.held() == {}
-
-
 async def test_old_id_cannot_cancel_a_rebooking(desk: Desk) -> None:
     """Who cancelled and booked again keeps the new seat, whatever is sent twice."""
     await desk.put_on_sale(1)

@@ -45,14 +45,6 @@ async def test_who_left_meanwhile_is_not_brought_back(desk: Desk) -> None:
     assert await desk.refused(desk.scripts.repair(EVENT, [Change("ann", OLD, NEW)])) == 0
 
 
-async def test_fingerprint_is_no_part_of_the_comparison(desk: Desk) -> None:
-    """It stays with a booking that stays, and goes with one that is replaced."""
-    await desk.put_on_sale(5, sold={"ann": "3-1|f", "bob": "3-1|f"})
-    assert await desk.answer(desk.scripts.repair(EVENT, [Change("ann", OLD, NEW)])) == 1
-    assert await desk.held() == {"ann": "3-2", "bob": "3-1|f"}
-    assert await desk.answer(desk.scripts.repair(EVENT, [Change("bob", OLD, None)])) == 1
-
-
 @pytest.mark.parametrize("odd", ["no number", "9" * 40, "-"])
 async def test_what_a_hand_wrote(desk: Desk, odd: str) -> None:
     """It is compared as it lies there, so that it can be mended."""

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from engine import keys
+from engine.idempotency import DAY_S
 from engine.model import Number, Window
 from tests.lua.desk import EVENT, PLENTY
 from tests.lua.faults import BOUND, OF_SELLING
@@ -41,7 +43,8 @@ async def test_writes_one_entry_for_a_batch(desk: Desk) -> None:
 
 async def _window(desk: Desk, *, opens_in_ms: int | None, closes_in_ms: int | None) -> int | None:
     """Put the event on sale for a time relative to Redis's; when it opens."""
-    await desk.put_on_sale(5, sold={"ann": "2-8|f"})
+    await desk.put_on_sale(5, sold={"ann": "2-8"})
+    await desk.redis.set(keys.record(desk.partition, "r"), "2-8")
     seconds, micros = await desk.redis.time()
     now_ms = seconds * 1000 + micros // 1000
     window = Window(*(None if ms is None else now_ms + ms for ms in (opens_in_ms, closes_in_ms)))
@@ -54,11 +57,11 @@ HOUR_MS = 3_600_000
 
 @pytest.mark.parametrize("closes_in_ms", [None, 2 * HOUR_MS])
 async def test_not_open(desk: Desk, closes_in_ms: int | None) -> None:
-    """Nobody gets a seat before the sale opens; who has one is told so as ever."""
+    """Nobody gets a seat before the sale opens; who has one is told so as ever, a key or not."""
     opens_ms = await _window(desk, opens_in_ms=HOUR_MS, closes_in_ms=closes_in_ms)
     before = await desk.snapshot()
     assert await desk.reserve("bob", "ann") == [f"not_open {opens_ms}", "already_booked 2-8"]
-    assert await desk.reserve("ann", fingerprints={"ann": "f"}) == ["replayed 2-8"]
+    assert await desk.reserve("ann", requests={"ann": "r"}) == ["replayed 2-8"]
     assert await desk.snapshot() == before
 
 
@@ -91,10 +94,13 @@ async def test_same_user_twice_in_a_batch(desk: Desk) -> None:
     assert await desk.left() == 3
 
 
-async def test_same_user_and_key_twice_in_a_batch(desk: Desk) -> None:
-    """With one Idempotency-Key the second ask is a replay."""
+async def test_same_request_twice_in_a_batch(desk: Desk) -> None:
+    """Under one Idempotency-Key the second ask is a replay."""
     await desk.put_on_sale(5)
-    assert await desk.reserve("ann", "ann", fingerprints={"ann": "f"}) == [1, "replayed 3-1"]
+    asked = ("bob", "ann", "cem", "ann")
+    assert await desk.reserve(*asked, requests={"ann": "r"}) == [1, 2, 3, "replayed 3-2"]
+    assert await desk.recorded("r") == "3-2"
+    assert await desk.left() == 2
 
 
 @pytest.mark.parametrize("seats", [1, 5])
@@ -104,28 +110,77 @@ async def test_already_booked_changes_nothing(desk: Desk, seats: int) -> None:
     assert (await desk.refused(desk.ask("ann")))[1:] == ["already_booked 2-8"]
 
 
-async def test_same_fingerprint_is_a_replay(desk: Desk) -> None:
-    """The booking made with a key answers to that key, and changes nothing."""
+async def test_a_grant_is_on_record_for_a_day(desk: Desk) -> None:
+    """Of who sent a key, and of nobody else."""
     await desk.put_on_sale(5)
-    await desk.reserve("ann", fingerprints={"ann": "f1"})
-    assert await desk.held() == {"ann": "3-1|f1"}
-    again = desk.ask("bob", "ann", fingerprints={"ann": "f1"})
-    assert (await desk.answer(again))[1:] == [2, "replayed 3-1"]
+    before = {*await desk.snapshot(), desk.users.encode()}
+    at_ms, *given = await desk.answer(desk.ask("ann", "bob", requests={"bob": "r"}))
+    assert given == [1, 2]
+    assert await desk.held() == {"ann": "3-1", "bob": "3-2"}
+    record = keys.record(desk.partition, "r").encode()
+    after = await desk.snapshot()
+    assert {*after} - before == {record}
+    assert await desk.recorded("r") == "3-2"
+    _, expires_ms = after[record]
+    assert 0 <= expires_ms - at_ms - DAY_S * 1000 < 1000
 
 
-@pytest.mark.parametrize("sent", [{}, {"ann": "f2"}, {"ann": "f"}, {"ann": "f1|"}])
-async def test_other_fingerprint_is_no_replay(desk: Desk, sent: dict[str, str]) -> None:
-    """Another key, or none, meets the booking as a stranger."""
-    await desk.put_on_sale(5, sold={"ann": "3-1|f1"})
-    command = desk.ask("ann", fingerprints=sent)
-    assert (await desk.refused(command))[1:] == ["already_booked 3-1"]
+async def test_same_request_is_a_replay(desk: Desk) -> None:
+    """Whoever else is in the batch; the record stays as it is, and expires when it would."""
+    await desk.put_on_sale(5)
+    await desk.reserve("ann", requests={"ann": "r"})
+    assert (await desk.refused(desk.ask("ann", requests={"ann": "r"})))[1:] == ["replayed 3-1"]
+    both = {"ann": "r", "bob": "s"}
+    assert await desk.reserve("bob", "ann", requests=both) == [2, "replayed 3-1"]
+    assert await desk.recorded("s") == "3-2"
 
 
-async def test_no_fingerprint_was_kept(desk: Desk) -> None:
-    """A booking made without a key is replayed to no key."""
+async def test_same_request_after_a_cancel_books_nothing(desk: Desk) -> None:
+    """Whether the seat is free, is somebody else's, or is the user's again without the key."""
+    await desk.put_on_sale(1)
+    late = desk.ask("ann", requests={"ann": "r"})
+    await desk.answer(late)
+    await desk.answer(desk.scripts.cancel(EVENT, "ann", Number(3, 1), bound=PLENTY))
+    assert (await desk.refused(late))[1:] == ["replayed 3-1"]
+    assert await desk.reserve("ann") == [3]
+    assert (await desk.refused(late))[1:] == ["replayed 3-1"]
+    await desk.answer(desk.scripts.cancel(EVENT, "ann", Number(3, 3), bound=PLENTY))
+    assert await desk.reserve("bob") == [5]
+    assert (await desk.refused(late))[1:] == ["replayed 3-1"]
+
+
+async def test_record_outlives_the_event_in_redis(desk: Desk) -> None:
+    """An event that is closed and loaded again has its replays still."""
+    await desk.put_on_sale(5)
+    await desk.reserve("ann", requests={"ann": "r"})
+    await desk.answer(desk.scripts.close(EVENT))
     await desk.put_on_sale(5, sold={"ann": "3-1"})
-    command = desk.ask("ann", fingerprints={"ann": "f"})
-    assert (await desk.refused(command))[1:] == ["already_booked 3-1"]
+    assert (await desk.refused(desk.ask("ann", requests={"ann": "r"})))[1:] == ["replayed 3-1"]
+
+
+@pytest.mark.parametrize("sent", [{}, {"ann": "s"}])
+async def test_other_request_is_no_replay(desk: Desk, sent: dict[str, str]) -> None:
+    """Under another key, or none, a user meets his booking as ever; that is not noted."""
+    await desk.put_on_sale(5)
+    await desk.reserve("ann", requests={"ann": "r"})
+    assert (await desk.refused(desk.ask("ann", requests=sent)))[1:] == ["already_booked 3-1"]
+
+
+async def test_refusals_are_not_on_record(desk: Desk) -> None:
+    """Nothing was done: the same request is judged anew."""
+    await desk.put_on_sale(1, sold={"bob": "3-1"})
+    sold_out = desk.ask("ann", requests={"ann": "r"})
+    assert (await desk.refused(sold_out))[1:] == ["sold_out"]
+    await desk.answer(desk.scripts.cancel(EVENT, "bob", Number(3, 1), bound=PLENTY))
+    assert (await desk.answer(sold_out))[1:] == [2]
+
+
+async def test_record_of_another_type(desk: Desk) -> None:
+    """What a hand has put there and no script reads is no record; the next grant's is."""
+    await desk.put_on_sale(5)
+    await desk.redis.rpush(keys.record(desk.partition, "r"), "3-8")
+    assert await desk.reserve("ann", requests={"ann": "r"}) == [1]
+    assert await desk.recorded("r") == "3-1"
 
 
 async def test_sold_out_changes_nothing(desk: Desk) -> None:
@@ -182,8 +237,10 @@ async def test_five_hundred_users(desk: Desk) -> None:
     """A full batch, each with a key, is one entry."""
     users = [f"user {i}" for i in range(500)]
     await desk.put_on_sale(500)
-    given = await desk.reserve(*users, fingerprints={user: f"f-{user}" for user in users})
-    assert given == list(range(1, 501))
+    requests = {user: f"r-{user}" for user in users}
+    assert await desk.reserve(*users, requests=requests) == list(range(1, 501))
+    replayed = [f"replayed 3-{seq}" for seq in range(1, 501)]
+    assert await desk.reserve(*users, requests=requests) == replayed
     assert [entry for entry, _ in await desk.entries()] == ["3-500"]
     assert [item.user_id for item in await desk.items()] == users
 
@@ -201,15 +258,6 @@ async def test_odd_users_keep_their_bytes(desk: Desk) -> None:
     assert set(await desk.held()) == set(ODD)
     assert [item.user_id for item in await desk.items()] == ODD
     assert await desk.reserve(*ODD) == [f"already_booked 3-{i + 1}" for i in range(len(ODD))]
-
-
-async def test_fingerprint_may_hold_a_bar(desk: Desk) -> None:
-    """Only the first bar separates."""
-    await desk.put_on_sale(5)
-    await desk.reserve("ann", fingerprints={"ann": "a|b"})
-    assert (await desk.refused(desk.ask("ann", fingerprints={"ann": "a|b"})))[1:] == [
-        "replayed 3-1"
-    ]
 
 
 async def test_other_events_are_not_touched(desk: Desk) -> None:

@@ -35,10 +35,10 @@ class Entry(NamedTuple):
 
 
 class Grant(NamedTuple):
-    """Who asks for a seat, with the fingerprint of his key or ""."""
+    """Who asks for a seat, with the request that he makes under a key or ""."""
 
     user: str
-    fingerprint: str
+    request: str
 
 
 @dataclass
@@ -88,13 +88,17 @@ def _number(text: str | None) -> int | None:
 
 @dataclass
 class Oracle:
-    """One partition. ``outbox`` is None where there is no stream, ``last`` its last id."""
+    """One partition. ``outbox`` is None where there is no stream, ``last`` its last id.
+
+    ``records`` are the numbers by request.
+    """
 
     master: str
     log: dict[str, str] = field(default_factory=dict)
     outbox: list[Entry] | None = None
     last: Number = NOTHING
     events: dict[int, Event] = field(default_factory=dict)
+    records: dict[str, str] = field(default_factory=dict)
 
     # Recovery
 
@@ -129,19 +133,21 @@ class Oracle:
         held, left = dict(event.users), event.seats[1] or 0
         answers: list[str | int] = []
         granted: list[str] = []
-        for user, fingerprint in asks:
-            if user in held:
-                number, _, made_with = held[user].partition("|")
-                same = fingerprint and fingerprint == made_with
-                answers.append(f"{'replayed' if same else 'already_booked'} {number}")
+        noted: dict[str, str] = {}
+        for user, request in asks:
+            made = {**self.records, **noted}.get(request)
+            if made is not None:
+                answers.append(f"replayed {made}")
+            elif user in held:
+                answers.append(f"already_booked {held[user]}")
             elif event.shut:
                 answers.append(event.shut)
             elif left <= len(granted):
                 answers.append("sold_out")
             else:
                 granted.append(user)
-                number = f"{epoch}-{seq + len(granted)}"
-                held[user] = f"{number}|{fingerprint}" if fingerprint else number
+                held[user] = f"{epoch}-{seq + len(granted)}"
+                noted |= {request: held[user]} if request else {}
                 answers.append(seq + len(granted))
         if granted:
             last = Number(epoch, seq + len(granted))
@@ -149,6 +155,7 @@ class Oracle:
                 return "fenced"
             event.users = held
             event.fields["left"] = str(left - len(granted))
+            self.records |= noted
         return answers
 
     def cancel(self, epoch: int, event_id: int, user: str, booking: str, bound: int) -> Answer:
@@ -157,7 +164,7 @@ class Oracle:
         if refusal:
             return refusal
         event = self.events[event_id]
-        if event.users.get(user, "").partition("|")[0] != booking:
+        if event.users.get(user) != booking:
             return "not_held"
         if self.owed >= bound:
             return "overloaded"
@@ -286,7 +293,7 @@ class Oracle:
             return "cold"
         changed = 0
         for user, expected, new in changes:
-            if event.users.get(user, "").partition("|")[0] == (expected or ""):
+            if event.users.get(user, "") == (expected or ""):
                 changed += 1
                 event.users.pop(user, None)
                 if new:

@@ -26,6 +26,7 @@ from redis.exceptions import NoScriptError
 
 from engine import keys, model
 from engine.embedded import RedisServer
+from engine.idempotency import DAY_S
 from engine.model import ALWAYS, MAX_MS, Number, Window
 from engine.scripts import Change, Scripts, source
 from tests.model.oracle import Entry, Event, Grant, Oracle
@@ -42,7 +43,7 @@ LEASE_MS = 3_600_000
 
 events = st.sampled_from(EVENTS)
 users = st.sampled_from(["ann", "bob", "cem", 'дан "/\\ 😀', "a|b"])
-fingerprints = st.sampled_from(["", "f", "f", "g"])
+requests = st.sampled_from(["", "r", "r", "s"])
 slack = st.sampled_from([PLENTY] * 4 + [0, 1])
 """How much more than it owes the outbox may owe."""
 tokens = st.sampled_from(["t1", "t2"])
@@ -60,7 +61,7 @@ changes = st.lists(
     ),
     max_size=3,
 )
-junk = st.sampled_from(["", "x", "2", "junk|f", "1-1|g"])
+junk = st.sampled_from(["", "x", "2", "junk x", "1-1|g"])
 
 
 class Sale(RuleBasedStateMachine):
@@ -149,14 +150,14 @@ class Sale(RuleBasedStateMachine):
 
     @rule(
         event=events,
-        asks=st.lists(st.builds(Grant, users, fingerprints), min_size=1, max_size=4),
+        asks=st.lists(st.builds(Grant, users, requests), min_size=1, max_size=4),
         slack=slack,
         age=ages,
     )
     def reserve(self, event: int, asks: list[Grant], slack: int, age: int) -> None:
         """A micro-batch; a user may be in it twice."""
         bound = self.oracle.owed + slack
-        scripts, (names, made_with) = self.known(age), zip(*asks, strict=True)
+        scripts, (names, under) = self.known(age), zip(*asks, strict=True)
         times = []
 
         def untimed(answer: list[Any]) -> list[Any]:
@@ -165,7 +166,7 @@ class Sale(RuleBasedStateMachine):
 
         answer = self.play(
             scripts,
-            scripts.reserve(event, names, made_with, bound=bound),
+            scripts.reserve(event, names, under, bound=bound),
             lambda epoch: self.oracle.reserve(epoch, event, asks, bound),
             seen=untimed,
         )
@@ -308,7 +309,7 @@ class Sale(RuleBasedStateMachine):
         if not now.cold(scripts.epoch) and now.dirty:
             return
         changes = [
-            change._replace(expected=now.users.get(change.user_id, "").partition("|")[0])
+            change._replace(expected=now.users.get(change.user_id, ""))
             if change.expected == "own"
             else change
             for change in changes
@@ -385,6 +386,17 @@ class Sale(RuleBasedStateMachine):
             held.users[user] = junk
             held.fields["left"] = str(left - 1)
 
+    @rule(request=st.sampled_from(["r", "s"]), junk=st.none() | junk)
+    def hand_in_records(self, request: str, junk: str | None) -> None:
+        """DEL, as when it expires, or SET what no script writes."""
+        key = keys.record(PARTITION, request)
+        if junk is None:
+            self.redis.delete(key)
+            self.oracle.records.pop(request, None)
+        else:
+            self.redis.set(key, junk, ex=DAY_S)
+            self.oracle.records[request] = junk
+
     @rule(what=st.sampled_from(["restart", "advance", "straggle"]), behind=st.integers(0, 2))
     def recovery_fails(self, what: str, behind: int) -> None:
         """Redis has no scripts; or somebody dies in a recovery; or was overtaken, and goes on."""
@@ -422,6 +434,8 @@ class Sale(RuleBasedStateMachine):
             kept[keys.lease(PARTITION, number)] = event.lease
             kept[keys.staging(PARTITION, number)] = event.staging
         there = {key: value for key, value in kept.items() if value}
+        for request, number in oracle.records.items():
+            there[keys.record(PARTITION, request)] = number
         if oracle.outbox is not None:
             there[keys.outbox(PARTITION)] = oracle.outbox
         return there
@@ -432,12 +446,12 @@ class Sale(RuleBasedStateMachine):
             if key == keys.outbox(PARTITION):
                 found = self.redis.xrange(key)
                 kept[key] = [_entry(_text(entry), _text(fields)) for entry, fields in found]
-            elif key.endswith(":lease"):
+            elif key.endswith(":lease") or ":record:" in key:
                 kept[key] = _text(self.redis.get(key))
             else:
                 kept[key] = _text(self.redis.hgetall(key))
             lasts = self.redis.pttl(key) == -1
-            assert lasts != key.endswith((":lease", ":staging"))
+            assert lasts != (key.endswith((":lease", ":staging")) or ":record:" in key)
         return kept
 
 

@@ -12,7 +12,7 @@ from engine import keys
 from engine.model import MAX_EVENT_ID
 
 OF_A_PARTITION = [getattr(keys, name) for name in vars(keys) if name in (
-    "log", "outbox", "event", "users", "lease", "staging", "drained",
+    "log", "outbox", "event", "users", "lease", "staging", "drained", "claim", "record",
 )]  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def test_keys_of_a_partition_are_in_one_slot(partition: int, event_id: int) -> N
     arguments = (partition, event_id)
     made = [key(*arguments[: len(signature(key).parameters)]) for key in OF_A_PARTITION]
     assert len({slot(key) for key in made}) == 1
-    assert len(set(made)) == len(OF_A_PARTITION) == 7
+    assert len(set(made)) == len(OF_A_PARTITION) == 9
 
 
 def test_limits_of_all_callers_are_in_one_slot() -> None:

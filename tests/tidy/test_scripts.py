@@ -14,7 +14,7 @@ SCRIPTS = [Script(path) for path in LUA]
 WRITES = (
     "DEL HDEL HINCRBY HSET PERSIST PEXPIRE RENAME SET UNLINK XADD XTRIM".split()  # noqa: SIM905
 )
-READS = "EXISTS GET HGET HLEN HMGET INFO TIME XRANGE".split()  # noqa: SIM905
+READS = "EXISTS GET HGET HLEN HMGET INFO MGET TIME XRANGE".split()  # noqa: SIM905
 TYPES = {"hash", "stream", "string"}
 
 every_script = pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
@@ -61,8 +61,12 @@ def test_header_lists_the_keys(script: Script) -> None:
     if listed[0][0] == "i":  # one key a caller
         assert _count(script, "KEYS") == "#KEYS >= 1"
         return
+    more = re.findall(r"^KEYS\[(\d+) \.\.\] records +string +\S", script.header, re.MULTILINE)
+    if more:  # one key a request
+        assert more == [str(len(listed) + 1)]
+        assert f"{{ unpack(KEYS, {more[0]}) }}" in script.code
     assert [int(place) for place, _, _ in listed] == list(range(1, len(listed) + 1))
-    assert _count(script, "KEYS") == f"#KEYS == {len(listed)}"
+    assert _count(script, "KEYS") == f"#KEYS {'>=' if more else '=='} {len(listed)}"
     unpacked = ", ".join(f"KEYS[{i}]" for i in range(1, len(listed) + 1))
     assert f"local {', '.join(named)} = {unpacked}\n" in script.code
     assert script.code.count("KEYS[") == len(listed)
@@ -116,7 +120,7 @@ def test_worked_call(script: Script) -> None:
     }  # fmt: skip
     assert set(rest[: int(count)]) <= spelled
     assert not any(word.startswith("onsale") for word in rest[int(count) :])
-    assert int(count) == max(1, len(re.findall(r"^KEYS\[\d", script.header, re.MULTILINE)))
+    assert int(count) == max(1, len(re.findall(r"^KEYS\[\d+\]", script.header, re.MULTILINE)))
     assert answer
 
 
@@ -126,6 +130,7 @@ def test_builds_no_key(script: Script) -> None:
     assert "onsale" not in script.code
     first_arguments = re.findall(r"redis\.p?call\(\s*'\w+', *([^,)]+)", script.code)
     named = {"log", "outbox", "event", "users", "lease", "staging", "caller"}
+    named |= {"unpack(records", "record"}  # KEYS[5 ..], and each of them
     assert set(first_arguments) - {"'replication'"} <= named  # what INFO takes is no key
 
 
