@@ -98,6 +98,10 @@ class Stores:
                 seen += await ledger.fetch(f"SELECT * FROM {table} ORDER BY 1, 2")  # noqa: S608
         return hash(repr(seen))
 
+    async def is_open(self) -> bool:
+        """Whether every partition was opened, be it for the first time."""
+        return not await self.sql("SELECT FROM partitions WHERE epoch = 0 OR state <> 'open'")
+
     async def is_drained(self) -> bool:
         """Whether the ledger has taken everything that was given out."""
         rows = await self.sql("SELECT p, epoch, state, mark_epoch, mark_seq FROM partitions")

@@ -78,7 +78,7 @@ async def test_a_worker_of_its_own(settings: Settings) -> None:
 
     named = _named(settings, settings.postgres_dsn, port) | {"HOST": "0.0.0.0", "AUTH": "token"}  # noqa: S104  refused
     done = subprocess.run(  # noqa: ASYNC221 - nothing else is to run
-        WORKER, env=named, capture_output=True, text=True, check=False
+        WORKER, env=named, capture_output=True, text=True, check=False, timeout=world.BOUND_S
     )
     assert done.returncode == 3
     assert done.stderr.startswith("onsale worker: METRICS_PORT of a worker is open to everybody")
