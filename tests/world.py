@@ -98,6 +98,10 @@ class Stores:
                 seen += await ledger.fetch(f"SELECT * FROM {table} ORDER BY 1, 2")  # noqa: S608
         return hash(repr(seen))
 
+    async def is_open(self) -> bool:
+        """Whether every partition was opened, be it for the first time."""
+        return not await self.sql("SELECT FROM partitions WHERE epoch = 0 OR state <> 'open'")
+
     async def is_drained(self) -> bool:
         """Whether the ledger has taken everything that was given out."""
         rows = await self.sql("SELECT p, epoch, state, mark_epoch, mark_seq FROM partitions")
@@ -110,12 +114,13 @@ class Stores:
                     return False
         return True
 
-    def onsale(self, *args: str) -> subprocess.CompletedProcess[str]:
+    def onsale(self, *args: str, **settings: str) -> subprocess.CompletedProcess[str]:
         """Run an ``onsale`` command against these stores."""
         named = environment(
             DATABASE_URL=self.database_url,
             REDIS_URL=self.redis_url,
             PARTITIONS=str(self.partitions),
+            **settings,
         )
         argv = [sys.executable, "-m", "engine.cli", *args]
         return subprocess.run(argv, env=named, capture_output=True, text=True, check=False)
@@ -247,12 +252,14 @@ def sale(
     workers: int = 2,
     partitions: int = 4,
     rate_limit_max: int = 0,
+    **settings: str,
 ) -> Iterator[Sale]:
     """Run ``onsale up`` with its data in a folder."""
     data = folder / "data"
     argv = [sys.executable, "-m", "engine.cli", "up", "--json", "--port", "0", "--data", str(data)]
     argv += ["--api-workers", str(api_workers), "--workers", str(workers)]
-    named = environment(PARTITIONS=str(partitions), RATE_LIMIT_MAX=str(rate_limit_max))
+    limit = str(rate_limit_max)
+    named = environment(PARTITIONS=str(partitions), RATE_LIMIT_MAX=limit, **settings)
     with (folder / "up.log").open("w") as log:
         process = subprocess.Popen(argv, env=named, stdout=subprocess.PIPE, stderr=log, text=True)
     try:

@@ -136,6 +136,7 @@ def main() -> None:
         if sys.argv[1:] == ["--check"]:
             sys.exit(0 if asyncio.run(is_healthy(settings)) else 1)
         configure(settings)
+        settings.check_metrics_exposure()
         if settings.metrics_port:
             metrics.serve(settings.host, settings.metrics_port)
         flush = tracing.start("onsale-worker") if settings.otel else None

@@ -30,13 +30,17 @@ def rush(  # noqa: PLR0913 - what a person may choose
     url: Annotated[
         str | None, typer.Option(help="Address of the API; else that of `onsale up`, or PORT's.")
     ] = None,
+    token: Annotated[
+        str, typer.Option(envvar="ONSALE_TOKEN", help="Service key to show, where AUTH=token.")
+    ] = "",
     picture: Annotated[Path, typer.Option(help="File for the picture, an SVG.")] = PICTURE,
     as_json: AsJson = False,
     data: DataFolder = DATA,
 ) -> None:
     """Let a crowd at an event of the running API, and prove from the ledger that it adds up.
 
-    The API must let one address make that many calls: RATE_LIMIT_MAX=0.
+    The API must let one address make that many calls: RATE_LIMIT_MAX=0. Where AUTH=jwt, each
+    user's token is signed with JWT_SECRET.
 
     Exits with 0: it adds up; 1: it does not; 2: could not run.
     """
@@ -44,7 +48,7 @@ def rush(  # noqa: PLR0913 - what a person may choose
 
     settings = talking(data)
     wanted = rushes.Wanted(
-        url or _api_url(settings, data), event, users, seats, connections, picture
+        url or _api_url(settings, data), event, users, seats, connections, picture, token.strip()
     )
     if not rushes.run(settings, wanted, as_json=as_json):
         raise typer.Exit(FOUND)

@@ -54,12 +54,12 @@ def up(
 
 def api(context: typer.Context) -> None:
     """Serve HTTP: `python -m api`."""
-    _become([sys.executable, "-m", "api", *context.args])
+    _become([sys.executable, "-P", "-m", "api", *context.args])
 
 
 def worker(context: typer.Context) -> None:
     """Write the ledger: `python -m worker`."""
-    _become([sys.executable, "-m", "worker", *context.args])
+    _become([sys.executable, "-P", "-m", "worker", *context.args])
 
 
 def drill(context: typer.Context) -> None:

@@ -16,6 +16,7 @@ from engine.model import NewEvent
 from engine.rush.crowd import Crowd
 from engine.rush.picture import MEDIAN_SHARE, P99_SHARE, draw, share
 from engine.rush.proof import Proof, prove
+from engine.rush.tokens import tokens
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,6 +37,8 @@ class Wanted(NamedTuple):
     seats: int
     connections: int
     picture: Path
+    key: str
+    """Of a service, which the API may ask for; else empty."""
 
 
 def run(settings: Settings, wanted: Wanted, *, as_json: bool) -> bool:
@@ -50,12 +53,13 @@ def run(settings: Settings, wanted: Wanted, *, as_json: bool) -> bool:
 
 async def _run(settings: Settings, wanted: Wanted, *, as_json: bool) -> bool:
     _see_that_it_can_be_written(wanted.picture)
+    token_of = tokens(settings, wanted.key)
     console = Console(stderr=as_json, highlight=False)
     ledger = Ledger(settings.postgres_dsn, connections=2)
     try:
         event = await _event(ledger, wanted)
         partitions = len(await ledger.partitions())
-        crowd = Crowd(wanted.url, event.id, wanted.users)
+        crowd = Crowd(wanted.url, event.id, wanted.users, token_of)
         left = await crowd.left()
         console.print(
             f"{event.name} (event {event.id}): {left:,} of {event.total_seats:,} seats left, "

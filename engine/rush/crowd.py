@@ -19,14 +19,14 @@ from engine.deadline import Deadline
 from engine.errors import Misconfigured, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 PATIENCE_S: Final = 30.0
 AGAIN_S: Final = 0.5
 MAX_ATTEMPTS: Final = 40
 SOLD: Final = ("confirmed", "pending")
 
-_OK, _TOO_MANY, _AWAY = 200, 429, 503
+_OK, _UNKNOWN, _FORBIDDEN, _TOO_MANY, _AWAY = 200, 401, 403, 429, 503
 
 
 class Told(NamedTuple):
@@ -70,8 +70,10 @@ class Door(asyncio.Protocol):
         self._answer: asyncio.Future[tuple[int, bytes]] | None = None
         self._body = b""
 
-    async def ask(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
-        """Make one call; its status and its body.
+    async def ask(
+        self, method: str, path: str, body: bytes = b"", *, token: str
+    ) -> tuple[int, bytes]:
+        """Make one call, with a token unless that is empty; its status and its body.
 
         Raises:
             OSError: the answer was lost.
@@ -80,8 +82,9 @@ class Door(asyncio.Protocol):
         if self._transport is None:
             await loop.create_connection(lambda: self, self._host, self._port)
         self._answer = loop.create_future()
+        authorization = f"Authorization: Bearer {token}\r\n" if token else ""
         head = (
-            f"{method} {path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\n"
+            f"{method} {path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\n{authorization}"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         cast("asyncio.Transport", self._transport).write(head.encode() + body)
@@ -131,7 +134,7 @@ class Door(asyncio.Protocol):
 class Crowd:
     """Users who want a seat of an event, and what they were told."""
 
-    def __init__(self, url: str, event_id: int, users: int) -> None:
+    def __init__(self, url: str, event_id: int, users: int, token_of: Callable[[str], str]) -> None:
         self.event_id = event_id
         self.users = users
         self.told: list[Told] = []
@@ -141,6 +144,7 @@ class Crowd:
         self.unanswered: list[str] = []
         self.seconds = 0.0
         self._url = url
+        self._token_of = token_of
         self._tag = f"rush-{time.time_ns() // 1_000_000:x}"
         self._deadline: Deadline[Door] = Deadline(PATIENCE_S, Door.hang_up)
         self._decode = msgspec.json.Decoder(_Body).decode
@@ -157,7 +161,8 @@ class Crowd:
         """
         door = Door(self._url, self._deadline)
         try:
-            status, body = await door.ask("GET", f"/api/events/{self.event_id}")
+            token = self._token_of(self._tag)
+            status, body = await door.ask("GET", f"/api/events/{self.event_id}", token=token)
         except OSError as error:
             raise Unavailable(f"the API at {self._url} does not answer: {error}") from None
         finally:
@@ -198,12 +203,13 @@ class Crowd:
     async def _ask(self, door: Door, user: str) -> str:
         """Ask until there is an answer; what it was."""
         body = msgspec.json.encode({"event_id": self.event_id, "user_id": user})
+        token = self._token_of(user)
         for attempt in range(MAX_ATTEMPTS):
             if attempt:
                 self.again += 1
                 await asyncio.sleep(AGAIN_S)
             try:
-                status, content = await door.ask("POST", "/api/bookings/reserve", body)
+                status, content = await door.ask("POST", "/api/bookings/reserve", body, token=token)
             except OSError:
                 continue
             if status == _AWAY:
@@ -226,5 +232,10 @@ def _refused(status: int, body: bytes) -> Misconfigured:
     if status == _TOO_MANY:
         return Misconfigured(
             "the API lets one address make only so many calls (429): start it with RATE_LIMIT_MAX=0"
+        )
+    if status in (_UNKNOWN, _FORBIDDEN):
+        return Misconfigured(
+            f"the API does not let the crowd in ({status}): show a key with the scopes reserve and "
+            "read by ONSALE_TOKEN or --token; `onsale keys create` makes one"
         )
     return Misconfigured(f"the API answered {status}: {body.decode(errors='replace')[:300]}")

@@ -106,6 +106,18 @@ def test_a_host_of_the_network(host: str, monkeypatch: pytest.MonkeyPatch) -> No
         Settings().check_exposure(host)
 
 
+@pytest.mark.parametrize("auth", [None, "token", "jwt"])
+def test_metrics_of_a_worker(auth: str | None) -> None:
+    """They are for whoever asks: to serve them to the network is chosen by ``none`` alone."""
+    inside = {"metrics_port": 9100, "auth": auth}
+    Settings.model_validate(inside).check_metrics_exposure()
+    outside = {**inside, "host": "0.0.0.0"}  # noqa: S104  refused
+    with pytest.raises(Misconfigured, match="set AUTH=none for this worker"):
+        Settings.model_validate(outside).check_metrics_exposure()
+    Settings.model_validate({**outside, "auth": "none"}).check_metrics_exposure()
+    Settings.model_validate({**outside, "metrics_port": 0}).check_metrics_exposure()
+
+
 def test_frozen() -> None:
     """Read once, then passed."""
     settings: Any = Settings()

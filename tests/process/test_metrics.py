@@ -66,7 +66,7 @@ def _named(settings: Settings, dsn: str, port: int) -> dict[str, str]:
 
 
 async def test_a_worker_of_its_own(settings: Settings) -> None:
-    """With ``METRICS_PORT`` it serves its own numbers; a port that is taken is refused."""
+    """With ``METRICS_PORT`` it serves its own numbers, but on no port that is taken or open."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         named = _named(settings, settings.postgres_dsn, port)
@@ -75,6 +75,13 @@ async def test_a_worker_of_its_own(settings: Settings) -> None:
         )
     assert done.returncode == 3
     assert done.stderr.startswith(f"onsale worker: cannot serve metrics on port {port}")
+
+    named = _named(settings, settings.postgres_dsn, port) | {"HOST": "0.0.0.0", "AUTH": "token"}  # noqa: S104  refused
+    done = subprocess.run(  # noqa: ASYNC221 - nothing else is to run
+        WORKER, env=named, capture_output=True, text=True, check=False, timeout=world.BOUND_S
+    )
+    assert done.returncode == 3
+    assert done.stderr.startswith("onsale worker: METRICS_PORT of a worker is open to everybody")
 
     async with database(settings.postgres_dsn) as empty:  # it waits, and does no harm
         named = _named(settings, empty, port)

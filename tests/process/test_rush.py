@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from engine.errors import Misconfigured
 from engine.rush.crowd import Answered
 from engine.rush.picture import columns, draw
 from engine.rush.proof import Proof
+from engine.rush.tokens import tokens
+from engine.settings import Settings
 from tests import world
 
 if TYPE_CHECKING:
@@ -146,6 +149,39 @@ async def test_rate_limit(limited: Sale, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "RATE_LIMIT_MAX=0" in done.stderr
     await limited.count_seats()
+
+
+@pytest.mark.parametrize(
+    "auth", [{"AUTH": "token"}, {"AUTH": "jwt", "JWT_SECRET": "s" * 32, "JWT_AUDIENCE": "sale"}]
+)
+async def test_where_callers_are_known(auth: dict[str, str], tmp_path: Path) -> None:
+    """It shows a key, or signs a token for each user; without, it says what it needs."""
+    fixed = ("rush", "--users", "20", "--seats", "7", "--picture", str(tmp_path / "rush.svg"))
+    with world.sale(tmp_path, api_workers=1, **auth) as sale:
+        fixed = (*fixed, "--url", sale.api)
+        stranger = sale.onsale(*fixed)
+        assert stranger.returncode == 2
+        assert "ONSALE_TOKEN" in stranger.stderr
+        scopes = ("--scope", "reserve", "--scope", "read")
+        key = sale.onsale("keys", "create", "crowd", *scopes).stdout.strip()
+        if auth["AUTH"] == "token":
+            await world.until(lambda: _is_known(sale, key))
+        done = sale.onsale(*fixed, "--json", **auth, ONSALE_TOKEN=key)
+        assert done.returncode == 0, done
+        assert (facts(done)["rows"], facts(done)["sold_out"]) == (7, 13)
+        await sale.count_seats()
+
+
+async def _is_known(sale: Sale, key: str) -> bool:
+    async with sale.caller() as caller:
+        answer = await caller.call("GET", "/api/events", authorization=f"Bearer {key}")
+    return answer.status == 200
+
+
+def test_nobody_can_sign_with_a_public_key() -> None:
+    """Then it is said at once."""
+    with pytest.raises(Misconfigured, match="JWT_SECRET"):
+        tokens(Settings(_env_file=None, auth="jwt", jwt_public_key_file="key.pem"), "")
 
 
 def _proof(**other: int) -> Proof:
