@@ -39,8 +39,10 @@ _LIMIT = re.compile(r"[1-9][0-9]{0,2}")
 _EVENT_CURSOR = re.compile(r"0|[1-9][0-9]{0,9}")
 _SHOWN = 100
 _IDEMPOTENCY_KEY = re.compile(rb"[ -~]{1,255}")
+# Possessive, here and in ``prefer``: whoever writes a header would else choose how long it is read.
 _JSON_MEDIA_TYPE = re.compile(
-    rb'application/json(?:[ \t]*;[ \t]*(?:charset="?utf-8"?|(?!charset=)[!-:<-~]*))*[ \t]*',
+    rb"application/json[ \t]*+"
+    rb'(?:;[ \t]*+(?:charset="?utf-8"?|(?!charset=)[!-:<-~]++)?[ \t]*+)*+',
     re.IGNORECASE,
 )
 _NO_CHANGE = Texts("Give something to change.", "Укажите, что изменить.")

@@ -6,14 +6,17 @@ import asyncio
 import json
 import re
 import socket
-from contextlib import asynccontextmanager
+import time
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
 import pytest
 from uvicorn import Config, Server
 
-from api import routes
+from api import prefer, routes
+from api.problems import Refused
+from api.requests import check_media
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -593,6 +596,33 @@ async def test_unusual_but_good(kind: str, client: AsyncClient, open_event: Open
     answer = await client.post(RESERVE, content=body, headers=headers)
     assert answer.status_code in (201, 202), answer.text
     assert answer.json()["user_id"] == json.loads(body)["user_id"]
+
+
+def _read_media(content_type: bytes) -> None:
+    with suppress(Refused):
+        check_media({b"content-type": content_type})
+
+
+@pytest.mark.parametrize(
+    ("read", "header"),
+    [
+        (_read_media, b"application/json" + b";  " * 12 + b"\x80"),
+        (_read_media, b"application/json;" + b" " * 10_000 + b"x\x80"),
+        (prefer.parse, b"wait=" + b" " * 10_000 + b'"'),
+    ],
+)
+def test_nobody_chooses_how_long_his_header_is_read(
+    read: Callable[[bytes], object], header: bytes
+) -> None:
+    """The event loop stands still meanwhile: a bad header costs about what a good one does."""
+    good = b"a" * len(header)
+    times_s = []
+    for each in (good, header):
+        begun_s = time.process_time()
+        for _ in range(20):
+            read(each)
+        times_s.append(time.process_time() - begun_s)
+    assert times_s[1] < 100 * times_s[0] + 0.01
 
 
 def _with_event(template: bytes, event_id: int) -> bytes:
