@@ -178,7 +178,7 @@ def _fault_of(body: bytes, error: Exception) -> Texts:
     """Say what is wrong with a body, where msgspec says it badly."""
     if not body:
         return Texts("The body is empty.", "Тело запроса пусто.")
-    if isinstance(error, UnicodeDecodeError):
+    if isinstance(error, UnicodeDecodeError) or "UTF-8" in str(error):  # msgspec below 0.23, or not
         return Texts("The body is not UTF-8.", "Тело запроса не в UTF-8.")
     if isinstance(error, RecursionError):
         return Texts("The body is nested too deeply.", "Вложенность тела слишком глубока.")
