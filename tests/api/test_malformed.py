@@ -276,6 +276,12 @@ CALLS: dict[str, tuple[int, str, str]] = {
     "user's bookings after 1": (400, "GET", "/api/users/u/bookings?after=1"),
     "user's bookings after 1-0": (400, "GET", "/api/users/u/bookings?after=1-0"),
     "user's bookings after 10**18": (400, "GET", f"/api/users/u/bookings?after={10**18}-1"),
+    "user's bookings after -10**17": (400, "GET", f"/api/users/u/bookings?after=-{10**17}-1"),
+    "user's bookings after -10**18 + 1": (
+        400,
+        "GET",
+        f"/api/users/u/bookings?after=-{10**18 - 1}-1",
+    ),
     "user's bookings after booking 10**16": (400, "GET", f"/api/users/u/bookings?after=1-{10**16}"),
     "change no event": (400, "PATCH", "/api/events/0"),
     "make an event of nothing": (415, "POST", "/api/events"),
