@@ -604,6 +604,18 @@ async def test_unusual_but_good(kind: str, client: AsyncClient, open_event: Open
     assert answer.json()["user_id"] == json.loads(body)["user_id"]
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["/%6detrics/a%2Fb", "/metrics/a/b", "/metr%69cs%2Fa%2Fb", "/%61pi/users/a%2Fb/book%69ngs"],
+)
+async def test_a_path_is_what_it_decodes_to(path: str, live_api: str) -> None:
+    """However it is written, it is the same user's."""
+    request = f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode()
+    status, _, body = await _exchange(live_api, request)
+    assert status == 200
+    assert json.loads(body).get("user_id", "a/b") == "a/b"
+
+
 def _read_media(content_type: bytes) -> None:
     with suppress(Refused):
         check_media({b"content-type": content_type})
