@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 MAX_REMEMBERED: Final = 10_000
 """Tokens whose signatures need not be verified again."""
-MIN_SECRET_BYTES: Final = 32
-"""Of HS256 (RFC 7518, section 3.2)."""
 
 _UNREADABLE = Texts(
     "Authorization must be there once, as `Bearer` and a token.",
@@ -64,6 +62,8 @@ _FAULTS_OF_A_TOKEN: Final = {
 _UNREADABLE_TOKEN: Final = Texts(
     "This is no token that can be read.", "Такой токен нельзя прочитать."
 )
+_UNUSABLE: Final = (OSError, ValueError, KeyError, NotImplementedError, jwt.PyJWTError)
+"""What comes of a key that is none; PyJWT leaves some of it to Python."""
 
 
 class Caller(NamedTuple):
@@ -125,7 +125,7 @@ class Tokens:
             "issuer": settings.jwt_issuer or None,
             "options": {"require": ["exp", "sub"]},
         }
-        self._known: dict[bytes, tuple[Caller, float]] = {}
+        self._known: dict[bytes, tuple[Caller, int]] = {}
 
     def caller(self, token: bytes) -> Caller:
         """See ``Verifier``."""
@@ -140,7 +140,7 @@ class Tokens:
         caller = _user(claims)
         if len(self._known) >= MAX_REMEMBERED:
             del self._known[next(iter(self._known))]
-        self._known[token] = caller, float(claims["exp"])
+        self._known[token] = caller, int(claims["exp"])
         return caller
 
     def _claims_of(self, token: bytes) -> dict[str, Any]:
@@ -257,13 +257,16 @@ def _keys_of(settings: Settings) -> Callable[[dict[str, Any]], jwt.PyJWK]:
         if name == "JWT_JWKS_FILE":
             return _by_id(jwt.PyJWKSet.from_dict(msgspec.json.decode(_read(value), type=dict)))
         key = _of_secret(value) if name == "JWT_SECRET" else _of_public_key(_read(value))
-    except (OSError, ValueError, jwt.PyJWTError) as error:
+        _check(key)
+    except _UNUSABLE as error:
         raise Misconfigured(f"{name}: {error}") from None
     return lambda _: key
 
 
 def _by_id(keys: jwt.PyJWKSet) -> Callable[[dict[str, Any]], jwt.PyJWK]:
     """A set's key by the token's ``kid``; a token without one is the only key's of a set of one."""
+    for key in keys.keys:
+        _check(key)
     by_id = {key.key_id: key for key in keys.keys}
     only = keys.keys[0] if len(keys.keys) == 1 else None
 
@@ -276,9 +279,15 @@ def _by_id(keys: jwt.PyJWKSet) -> Callable[[dict[str, Any]], jwt.PyJWK]:
     return key_of
 
 
+def _check(key: jwt.PyJWK) -> None:
+    """See that a key verifies, and cannot be guessed (RFC 7518, sections 3.2 and 3.3)."""
+    if hasattr(key.key, "private_bytes"):
+        raise ValueError("a private key: only who signs tokens should have it")
+    if weakness := key.Algorithm.check_key_length(key.key):
+        raise ValueError(weakness)
+
+
 def _of_secret(secret: str) -> jwt.PyJWK:
-    if len(secret.encode()) < MIN_SECRET_BYTES:
-        raise ValueError(f"HS256 needs a secret of {MIN_SECRET_BYTES} bytes at least")
     return jwt.PyJWK({"kty": "oct", "k": jwt.utils.base64url_encode(secret.encode()).decode()})
 
 

@@ -10,11 +10,11 @@ import re
 from typing import NamedTuple
 
 MAX_WAIT_SECONDS = 10
-_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105  a token of RFC 9110, not a secret
-_WORD = rf'(?:{_TOKEN}|"(?:[^"\\]|\\.)*")'
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]++"  # noqa: S105  a token of RFC 9110, not a secret
+_WORD = rf'(?:{_TOKEN}|"(?:[^"\\]|\\.)*+")'
 _PREFERENCE = re.compile(
-    rf"[ \t]*(?P<name>{_TOKEN})(?:[ \t]*=[ \t]*(?P<value>{_WORD})?)?"
-    rf"(?:[ \t]*;(?:[ \t]*{_TOKEN}(?:[ \t]*=[ \t]*{_WORD})?)?)*[ \t]*(?:,|$)"
+    rf"[ \t]*+(?P<name>{_TOKEN})(?:[ \t]*+=(?:[ \t]*+(?P<value>{_WORD}))?)?"
+    rf"(?:[ \t]*+;(?:[ \t]*+{_TOKEN}(?:[ \t]*+=(?:[ \t]*+{_WORD})?)?)?)*+[ \t]*+(?:,|$)"
 )
 
 

@@ -178,7 +178,7 @@ class Protocol(HttpToolsProtocol):
         if self.timeout_keep_alive_task is None and not self.transport.is_closing():
             self._look_in(self.timeout_keep_alive)
 
-    def timeout_keep_alive_handler(self) -> None:
+    def _close_if_idle(self) -> None:
         """Close the connection if it was not used for so long."""
         self.timeout_keep_alive_task = None
         if not self.cycle.response_complete:
@@ -187,15 +187,13 @@ class Protocol(HttpToolsProtocol):
         if idle_s < self.timeout_keep_alive:
             self._look_in(self.timeout_keep_alive - idle_s)
         else:
-            super().timeout_keep_alive_handler()
+            self.timeout_keep_alive_handler()
 
     def _unset_keepalive_if_required(self) -> None:
         """To set and unset a timer for each request costs more than to look at its end."""
 
     def _look_in(self, seconds: float) -> None:
-        self.timeout_keep_alive_task = self.loop.call_later(
-            seconds, self.timeout_keep_alive_handler
-        )
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self._close_if_idle)
 
     def _whole_scope(self) -> HTTPScope:
         """What the base has said of a request by the end of its head."""

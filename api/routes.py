@@ -206,7 +206,7 @@ class Reads:
 
     async def statistics(self, scope: Scope, _receive: Receive) -> Answer:
         """What a user has booked; zeros for one who is unknown."""
-        user_id = user_id_of(scope, b"/metrics/")
+        user_id = user_id_of(scope, "/metrics/")
         check_user(scope, user_id)
         found = await self._engine.statistics(user_id)
         return _ok(
@@ -295,7 +295,7 @@ class Events:
 
     async def bookings_of_user(self, scope: Scope, _receive: Receive) -> Answer:
         """A page of a user's bookings, the newest first."""
-        user_id = user_id_of(scope, b"/api/users/", b"/bookings")
+        user_id = user_id_of(scope, "/api/users/", "/bookings")
         check_user(scope, user_id)
         paging = paging_of(scope)
         page = await self._engine.events.bookings_of_user(

@@ -612,8 +612,8 @@ class Engine:
         if seats is None:
             return None
         lane = self._lanes[event_id % self._partitions]
-        refused = lane.refused.setdefault(event_id, 0)
         depth = None if seats.source == "ledger" else await lane.depth()
+        refused = lane.refused.setdefault(event_id, 0)  # last: a look that fails opens no feed
         return Sight(seats, depth, self._waiters[lane.partition].confirm_ms(), refused)
 
     def _unwatched(self, event_id: int) -> None:

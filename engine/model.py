@@ -252,7 +252,8 @@ class Place(NamedTuple):
         Raises:
             ValueError: it is none.
         """
-        match = re.fullmatch(r"(-?[0-9]{1,18})-([1-9][0-9]{0,15})", text)
+        # Within what Postgres has as a time: 4713 BC is -210,866,803,200,000,000.
+        match = re.fullmatch(r"(-[0-9]{1,17}|[0-9]{1,18})-([1-9][0-9]{0,15})", text)
         if match is None:
             raise ValueError(text)
         return cls(int(match[1]), int(match[2]))

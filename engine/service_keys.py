@@ -96,7 +96,8 @@ def digest_of(secret: str) -> bytes:
 
 
 def _key(row: KeyRow) -> ServiceKey:
-    return ServiceKey(row.name, frozenset(map(Permission, row.scopes)))
+    """A later version, whose migration went first, may know scopes that this one does not."""
+    return ServiceKey(row.name, frozenset(each for each in Permission if each in row.scopes))
 
 
 async def create(settings: Settings, name: str, permissions: Collection[Permission]) -> str | None:

@@ -223,13 +223,11 @@ class Watches:
             Overloaded: too many listen already, or the process is told to end.
             Unavailable: nobody can say whether there is such an event.
         """
-        if self._releasing:
-            raise Overloaded("the process is ending")
-        if self.listeners >= MAX_LISTENERS:
-            raise Overloaded(f"{self.listeners} listen already")
+        self._see_room()
         while event_id not in self._feeds:
             if not await self._open(event_id):
                 return None
+        self._see_room()  # others came meanwhile, or the end did
         return self._feeds[event_id].join(after_ms)
 
     @property
@@ -268,7 +266,11 @@ class Watches:
         sight = await self.look(event_id)
         if sight is None:
             return False
-        feed = self._feeds[event_id] = Feed(self, event_id, sight)
-        if self._releasing:
-            feed.end()
+        self._feeds[event_id] = Feed(self, event_id, sight)
         return True
+
+    def _see_room(self) -> None:
+        if self._releasing:
+            raise Overloaded("the process is ending")
+        if self.listeners >= MAX_LISTENERS:
+            raise Overloaded(f"{self.listeners} listen already")

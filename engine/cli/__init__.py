@@ -11,7 +11,7 @@ import typer
 
 from engine.cli import bookings, checks, crowd, events, keys, letters, processes
 from engine.cli.base import CANNOT_RUN
-from engine.errors import Fault, Misconfigured
+from engine.errors import Fault, LedgerRefuses, Misconfigured
 
 app = typer.Typer(
     help="A Redis-first seat reservation engine with Postgres as its ledger.",
@@ -42,6 +42,6 @@ def main() -> None:
     """Run the command line; what the user can mend ends in one line and exit code 2."""
     try:
         app(prog_name="onsale")
-    except (Misconfigured, Fault) as error:
+    except (Misconfigured, Fault, LedgerRefuses) as error:
         typer.echo(f"onsale: {error}", err=True)
         sys.exit(CANNOT_RUN)

@@ -138,5 +138,6 @@ def instant(at_ms: int | None) -> str | None:
 
     if at_ms is None:
         return None
-    at = datetime.fromtimestamp(at_ms / 1000, UTC)
-    return f"{at.isoformat(timespec='milliseconds').removesuffix('+00:00')}Z"
+    second, millisecond = divmod(at_ms, 1000)
+    at = datetime.fromtimestamp(second, UTC).replace(tzinfo=None)
+    return f"{at.isoformat()}.{millisecond:03d}Z"

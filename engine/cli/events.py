@@ -30,7 +30,7 @@ from engine.cli.base import (
     print_table,
     refuse,
 )
-from engine.model import MAX_EVENT_ID, MAX_SEATS, NewEvent, Word, fault_in_event
+from engine.model import MAX_EVENT_ID, MAX_MS, MAX_SEATS, NewEvent, Word, fault_in_event
 
 if TYPE_CHECKING:
     from engine.model import Availability, Event, EventChange, Page
@@ -61,7 +61,7 @@ def list_events(
 
     Exits with 0, also if there are none; 2: could not run.
     """
-    if not re.fullmatch(r"[0-9]{0,10}", after):
+    if not re.fullmatch(r"[0-9]{0,10}", after) or int(after or 0) > MAX_EVENT_ID:
         raise typer.BadParameter("--after takes the id of an event")
 
     async def page() -> Page[Availability]:
@@ -231,8 +231,8 @@ def _change(data: Path, event_id: int, **changes: Any) -> dict[str, Any]:
 
 
 def _ms(at: datetime) -> int:
-    """Unix milliseconds; an instant without a zone is of the local one."""
-    return round(at.timestamp() * 1000)
+    """Unix milliseconds, within what the ledger can hold, as in HTTP."""
+    return min(max(round(at.timestamp() * 1000), 0), MAX_MS)
 
 
 def _event(event: Event) -> dict[str, Any]:

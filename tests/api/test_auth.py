@@ -70,6 +70,14 @@ def _jwks() -> str:
     return json.dumps({"keys": [{**of_rsa, "kid": "r"}, {**of_ec, "kid": "e"}]})
 
 
+def _private(form: str) -> str:
+    """The key that signs, as a file that was taken for the public one's."""
+    if form == "jwk":
+        return json.dumps({"keys": [jwt.algorithms.RSAAlgorithm.to_jwk(RSA, as_dict=True)]})
+    pkcs8, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    return RSA.private_bytes(serialization.Encoding.PEM, pkcs8, plain).decode()
+
+
 class TestKeys:
     """``AUTH=token``."""
 
@@ -291,10 +299,15 @@ class TestTokens:
             assert tokens.caller(made[user]).user_id == user
         assert verified == ["ann", "ben", "cem", "ann"]
 
+    def test_good_for_ever(self) -> None:
+        """An end beyond all time is one."""
+        tokens, token = Tokens(_settings()), _token(exp=10**400).encode()
+        assert tokens.caller(token) == tokens.caller(token)
+
     def test_remembered_until_it_expires(self) -> None:
         """What was verified is not believed a moment longer than it says."""
         tokens, token = Tokens(_settings()), _token(exp=int(time.time()) - 1).encode()
-        tokens._known[token] = Caller("user ann", frozenset(), "ann"), time.time() - 1  # noqa: SLF001
+        tokens._known[token] = Caller("user ann", frozenset(), "ann"), int(time.time()) - 1  # noqa: SLF001
         with pytest.raises(auth.Refused):
             tokens.caller(token)
         assert token not in tokens._known  # noqa: SLF001
@@ -305,7 +318,7 @@ class TestTokens:
     [
         ({"jwt_issuer": "us"}, "exactly one of JWT_SECRET"),
         ({"jwt_secret": SECRET, "jwt_jwks_file": "x"}, "exactly one of JWT_SECRET"),
-        ({"jwt_secret": "short"}, "JWT_SECRET: HS256 needs a secret of 32 bytes"),
+        ({"jwt_secret": "short"}, "JWT_SECRET: The HMAC key is 5 bytes long"),
         ({"jwt_public_key_file": "/nowhere"}, "JWT_PUBLIC_KEY_FILE: .*No such file"),
         ({"jwt_public_key_file": __file__}, "JWT_PUBLIC_KEY_FILE: "),
         ({"jwt_jwks_file": "/nowhere"}, "JWT_JWKS_FILE: .*No such file"),
@@ -313,14 +326,19 @@ class TestTokens:
         ({"jwt_jwks_file": "[]"}, "JWT_JWKS_FILE: "),
         ({"jwt_jwks_file": '{"keys": []}'}, "JWT_JWKS_FILE: "),
         ({"jwt_jwks_file": '{"keys": 1}'}, "JWT_JWKS_FILE: "),
+        ({"jwt_jwks_file": '{"keys": [{"kty": "oct"}]}'}, "JWT_JWKS_FILE: 'k'"),
+        ({"jwt_jwks_file": '{"keys": [{"kty": "oct", "k": "YQ"}]}'}, "JWT_JWKS_FILE: .* is 1 byte"),
+        ({"jwt_jwks_file": '{"keys": [{"kty": "oct", "k": "YQ", "alg": "none"}]}'}, "JWT_JWKS_FIL"),
+        ({"jwt_jwks_file": _private("jwk")}, "JWT_JWKS_FILE: a private key"),
+        ({"jwt_public_key_file": _private("pem")}, "JWT_PUBLIC_KEY_FILE: a private key"),
     ],
 )
 def test_settings_that_cannot_be(more: dict[str, str], reason: str, tmp_path: Path) -> None:
     """Start-up refuses, with the name of the setting."""
     for name, value in more.items():
-        if value[0] in "[{":
-            (tmp_path / "jwks.json").write_text(value)
-            more = {name: str(tmp_path / "jwks.json")}
+        if value[0] in "[{-":
+            (tmp_path / "keys").write_text(value)
+            more = {name: str(tmp_path / "keys")}
     with pytest.raises(Misconfigured, match=reason):
         auth.check(_settings(**more))
 

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import msgspec
 import pytest
+from httpx2 import AsyncClient
 
 from api import schemas
 from api.openapi import document
@@ -17,8 +18,6 @@ from tests import world
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-
-    from httpx2 import AsyncClient
 
     from tests.world import Stores
 
@@ -198,6 +197,23 @@ class TestBookings:
         assert whole == {"bookings": sorted(made, key=lambda each: each["user_id"]), "next": None}
         for limit in (1, 2, 5):
             assert await _pages(client, path, "bookings", limit=limit) == whole["bookings"]
+
+    async def test_of_users_by_hand(
+        self, live_api: str, open_event: OpenEvent, stores: Stores
+    ) -> None:
+        """A hand may have made users whom this API would not: a list goes on after them too."""
+        event_id = await open_event(9)
+        users = ["ann", "b\tb", "c\nc\n", "d\x7f", "z" * 255]
+        insert = (
+            "INSERT INTO bookings (id, event_id, user_id) "
+            "SELECT (1::bigint << 51) + $1::bigint * 8 + n, $1, user_id "
+            "FROM unnest($2::text[]) WITH ORDINALITY AS by_hand (user_id, n)"
+        )
+        await stores.sql(insert, event_id, users)
+        path = f"/api/events/{event_id}/bookings"
+        async with AsyncClient(base_url=live_api) as client:
+            found = await _pages(client, path, "bookings", limit=1)
+        assert [each["user_id"] for each in found] == users
 
     async def test_of_no_event(self, client: AsyncClient, open_event: OpenEvent) -> None:
         """An event that is not there is 404; one without bookings has none."""

@@ -6,15 +6,18 @@ import asyncio
 import json
 import re
 import socket
-from contextlib import asynccontextmanager
+import time
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
 import pytest
 from uvicorn import Config, Server
 
-from api import routes
+from api import prefer, routes
+from api.problems import Refused
 from api.protocol import Protocol
+from api.requests import check_media
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -274,6 +277,12 @@ CALLS: dict[str, tuple[int, str, str]] = {
     "user's bookings after 1": (400, "GET", "/api/users/u/bookings?after=1"),
     "user's bookings after 1-0": (400, "GET", "/api/users/u/bookings?after=1-0"),
     "user's bookings after 10**18": (400, "GET", f"/api/users/u/bookings?after={10**18}-1"),
+    "user's bookings after -10**17": (400, "GET", f"/api/users/u/bookings?after=-{10**17}-1"),
+    "user's bookings after -10**18 + 1": (
+        400,
+        "GET",
+        f"/api/users/u/bookings?after=-{10**18 - 1}-1",
+    ),
     "user's bookings after booking 10**16": (400, "GET", f"/api/users/u/bookings?after=1-{10**16}"),
     "change no event": (400, "PATCH", "/api/events/0"),
     "make an event of nothing": (415, "POST", "/api/events"),
@@ -594,6 +603,45 @@ async def test_unusual_but_good(kind: str, client: AsyncClient, open_event: Open
     answer = await client.post(RESERVE, content=body, headers=headers)
     assert answer.status_code in (201, 202), answer.text
     assert answer.json()["user_id"] == json.loads(body)["user_id"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/%6detrics/a%2Fb", "/metrics/a/b", "/metr%69cs%2Fa%2Fb", "/%61pi/users/a%2Fb/book%69ngs"],
+)
+async def test_a_path_is_what_it_decodes_to(path: str, live_api: str) -> None:
+    """However it is written, it is the same user's."""
+    request = f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode()
+    status, _, body = await _exchange(live_api, request)
+    assert status == 200
+    assert json.loads(body).get("user_id", "a/b") == "a/b"
+
+
+def _read_media(content_type: bytes) -> None:
+    with suppress(Refused):
+        check_media({b"content-type": content_type})
+
+
+@pytest.mark.parametrize(
+    ("read", "header"),
+    [
+        (_read_media, b"application/json" + b";  " * 12 + b"\x80"),
+        (_read_media, b"application/json;" + b" " * 10_000 + b"x\x80"),
+        (prefer.parse, b"wait=" + b" " * 10_000 + b'"'),
+    ],
+)
+def test_nobody_chooses_how_long_his_header_is_read(
+    read: Callable[[bytes], object], header: bytes
+) -> None:
+    """The event loop stands still meanwhile: a bad header costs about what a good one does."""
+    good = b"a" * len(header)
+    times_s = []
+    for each in (good, header):
+        begun_s = time.process_time()
+        for _ in range(20):
+            read(each)
+        times_s.append(time.process_time() - begun_s)
+    assert times_s[1] < 100 * times_s[0] + 0.01
 
 
 def _with_event(template: bytes, event_id: int) -> bytes:

@@ -21,9 +21,10 @@ from api.protocol import Protocol
 from bench.caller import Caller
 from engine import watch
 from engine.engine import Engine
-from engine.errors import Overloaded
+from engine.errors import Overloaded, RedisAway
 from engine.settings import Settings
 from tests import world
+from tests.conftest import PARTITIONS
 from tests.listening import listening
 
 if TYPE_CHECKING:
@@ -229,6 +230,21 @@ class TestListeners:
 
         await world.until(is_forgotten)
         assert all(not lane.refused for lane in engine._lanes)  # noqa: SLF001
+
+    async def test_who_could_not_be_let_in(
+        self, engine: Engine, open_event: OpenEvent, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nothing is counted for a stream that could not begin."""
+        event_id = await open_event(3)
+        lane = engine._lanes[event_id % PARTITIONS]  # noqa: SLF001
+
+        async def away() -> int:
+            raise RedisAway("away")
+
+        monkeypatch.setattr(lane, "depth", away)
+        with pytest.raises(RedisAway):
+            await engine.watch(event_id)
+        assert event_id not in lane.refused
 
     async def test_who_does_not_read(
         self, engine: Engine, open_event: OpenEvent, monkeypatch: pytest.MonkeyPatch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from uuid import uuid4
 
 import pytest
@@ -13,7 +13,7 @@ from engine import service_keys
 from engine.embedded import PostgresServer
 from engine.engine import Engine
 from engine.errors import LedgerAway, LedgerRefuses
-from engine.ledger import Ledger
+from engine.ledger import KeyRow, Ledger
 from engine.migrate import migrate
 from engine.permissions import Permission
 from engine.service_keys import ServiceKeys, create, every, revoke
@@ -91,6 +91,25 @@ async def test_scopes_are_those_that_there_are(ledger: Ledger, name: str) -> Non
     for scopes in ([], ["root"], ["read", "root"]):
         with pytest.raises(LedgerRefuses):
             await ledger.insert_key(name, service_keys.digest_of(name), scopes)
+
+
+async def test_scope_of_a_later_version(name: str) -> None:
+    """Its migration comes before its processes: those that run go on to follow the keys."""
+    later = KeyRow(name, service_keys.digest_of("later"), ("read", "refund"), 0)
+    keys = ServiceKeys(cast("Ledger", Shelf([later])))
+    await keys.read()
+    assert keys.find(b"later") == (name, READ)
+
+
+class Shelf:
+    """A ledger that has these keys."""
+
+    def __init__(self, rows: list[KeyRow]) -> None:
+        self._rows = rows
+
+    async def keys(self) -> list[KeyRow]:
+        """See ``Ledger``."""
+        return self._rows
 
 
 async def test_every_process_hears_of_it(settings: Settings, name: str) -> None:

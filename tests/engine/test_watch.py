@@ -33,10 +33,13 @@ class Stage:
         self.looks: list[float] = []
         self.forgotten: list[int] = []
         self.watches = Watches(self.look, self.forgotten.append)
+        self.seen = asyncio.Event()
+        self.seen.set()
 
     async def look(self, _: int) -> Sight | None:
         """What ``Watches`` calls."""
         self.looks.append(asyncio.get_running_loop().time())
+        await self.seen.wait()
         if isinstance(self.shows, Exception):
             raise self.shows
         return self.shows
@@ -242,6 +245,28 @@ async def test_bounds(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "MAX_LISTENERS", 1)
     with pytest.raises(Overloaded):
         await stage.join()
+
+
+async def test_bound_of_many_at_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound holds for those too who all came while an event was looked at first."""
+    monkeypatch.setattr(watch, "MAX_LISTENERS", 3)
+    stage.seen.clear()
+    joining = asyncio.gather(*(stage.join() for _ in range(9)), return_exceptions=True)
+    await stage.looked(1)
+    stage.seen.set()
+    refused = [each for each in await joining if isinstance(each, Overloaded)]
+    assert (stage.watches.listeners, len(refused)) == (3, 6)
+
+
+async def test_release_while_one_joins(stage: Stage) -> None:
+    """Who was about to be let in when the end came is not: he would never be told of it."""
+    stage.seen.clear()
+    joining = asyncio.create_task(stage.join())
+    await stage.looked(1)
+    stage.watches.release()
+    stage.seen.set()
+    with pytest.raises(Overloaded):
+        await joining
 
 
 async def test_release(stage: Stage) -> None:

@@ -97,6 +97,9 @@ async def test_seats_below_what_is_booked(sale: Sale) -> None:
         ("events", "set-seats", 2**31 - 1, 1),
         ("events", "create", "two\nlines", 1),
         ("events", "list", "--after", "x"),
+        ("events", "list", "--after", 2**31),
+        ("reconcile", 2**31),
+        ("bookings", "find", "--user", "not UTF-8: \udcff"),
         ("bookings", "find"),
         ("bookings", "find", "--user", "ann", "--event", 1),
         ("bookings", "find", "--event", 2**31 - 1),
@@ -206,3 +209,8 @@ async def test_an_event_is_opened_and_closed(sale: Sale) -> None:
         return bool(answer.body.get("code") == "closed")
 
     await world.until(is_closed)
+    for at, kept in (
+        ("1960-01-01T00:00Z", "1970-01-01T00:00:00.000Z"),
+        ("9999-12-31T23:59:59-1400", "9999-12-31T23:59:59.999Z"),
+    ):
+        assert (await told(sale, "events", "close", event_id, "--at", at))["closes_at"] == kept
