@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from engine import keys, metrics
 from engine.drain import ENTRIES_A_READ
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["release", "fix", "add", "total", "left", "count", "gone", "fenced"]
 READ_AT_ONCE: Final = 500
+LOOKED_AT_ONCE: Final = 100
 LOCKED_AT_ONCE: Final = 100
 """Users; sales that wait for the ledger wait while they are looked at."""
 
@@ -422,6 +423,49 @@ async def reconcile_event(
             if dry_run:
                 return Checked(warm=False, drift=[_fenced(event_id, epoch)])
             epoch = await stores.recovery.reopen(partition, epoch)
+
+
+async def suspects(stores: Stores) -> AsyncIterator[int]:
+    """Events that are not plainly equal in both stores: to be looked at more closely.
+
+    A look at every event that costs next to nothing: no lock, a page of them at a time. Equal are
+    the seats, and as many users as the ledger has booked; an event that is being sold seldom is.
+
+    Raises:
+        LedgerAway, RedisAway: it cannot be done now.
+    """
+    epochs = {row.partition: row.epoch for row in await stores.ledger.partitions()}
+    last = 0
+    while page := await stores.ledger.events_after(last, LOOKED_AT_ONCE):
+        last = page[-1][0].id
+        replies = await _looks(stores, epochs, [event for event, _ in page])
+        for (event, booked), reply in zip(page, replies, strict=True):
+            if not _plainly_equal(event, booked, reply):
+                yield event.id
+
+
+async def _looks(stores: Stores, epochs: dict[int, int], events: list[Event]) -> list[Any]:
+    """What ``look`` replies of each event, whatever it is."""
+    try:
+        async with stores.redis.pipeline(transaction=False) as together:
+            for event in events:
+                partition = event.id % stores.partitions
+                scripts = Scripts(partition, epochs[partition])
+                together.execute_command(*scripts.look(event.id))
+            replies: list[Any] = await together.execute(raise_on_error=False)
+    except REDIS_ERRORS as error:
+        raise RedisAway(f"Redis does not answer: {error}") from error
+    return replies
+
+
+def _plainly_equal(event: Event, booked: int, reply: Any) -> bool:
+    """Whether an event is cold, or Redis has its seats and as many users as are booked."""
+    if isinstance(reply, Exception) or reply == b"fenced":
+        return False
+    look = look_reply(reply)
+    return look is None or (
+        look.event(event.id) == event and look.users == booked == look.total - look.left
+    )
 
 
 async def close_event(stores: Stores, event_id: int) -> None:

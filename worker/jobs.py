@@ -13,7 +13,7 @@ from engine import metrics
 from engine.errors import LedgerAway, RedisAway, Unavailable
 from engine.log import get_logger
 from engine.outbox import debts
-from engine.reconcile import close_event, reconcile_event
+from engine.reconcile import close_event, reconcile_event, suspects
 from engine.tasks import stop
 from worker.drain import Shift
 
@@ -69,7 +69,7 @@ class Hands:
             for each in await self._stores.ledger.event_ids():
                 await close_event(self._stores, each)
         elif kind == "all":
-            for each in await self._stores.ledger.event_ids():
+            async for each in suspects(self._stores):
                 await reconcile_event(self._stores, each, full=False)
 
 
@@ -110,11 +110,14 @@ async def shift(ctx: dict[str, Any], partition: int) -> None:
 async def reconcile_all(ctx: dict[str, Any]) -> None:
     """Compare every event's counts, and now and then every user."""
     stores: Stores = ctx["stores"]
-    full = time.gmtime().tm_min % FULL_EVERY_MINUTES == 0
     try:
+        if time.gmtime().tm_min % FULL_EVERY_MINUTES:
+            async for event_id in suspects(stores):
+                await reconcile_event(stores, event_id, full=False)
+            return
         event_ids = await stores.ledger.event_ids()
         random.shuffle(event_ids)  # if there is not time for all, it is not always the same ones
         for event_id in event_ids:
-            await reconcile_event(stores, event_id, full=full)
+            await reconcile_event(stores, event_id)
     except Unavailable as error:
         log.warning("reconcile_ended", reason=str(error))

@@ -12,7 +12,7 @@ from engine import keys, reconcile
 from engine.errors import Fenced
 from engine.model import Number, booking_id
 from engine.outbox import Outbox
-from engine.reconcile import Reconciliation, run
+from engine.reconcile import Reconciliation, run, suspects
 from tests import world
 from tests.engine.house import House, Shop
 
@@ -122,6 +122,37 @@ async def test_quick_check_finds_what_changes_a_count(
     await spoil(shop, event_id)
     assert (await shop.reconcile(event_id, full=False)).drift
     assert await shop.agree(event_id)
+
+
+@pytest.mark.parametrize("spoil", [_release, _add, _add_by_hand, _release_by_hand, _total, _left])
+async def test_suspects(
+    own_house: House, spoil: Callable[[Shop, int], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all events, those are looked at closely whose counts differ; page by page."""
+    monkeypatch.setattr(reconcile, "LOOKED_AT_ONCE", 2)
+    shop = await Shop(own_house, 1).open()
+    partitions = own_house.settings.partitions
+    await Shop(own_house, 0).open()
+    await Shop(own_house, 2).open()
+    ids = [await shop.insert_event(5) for _ in range(4 * partitions)]
+    _, *warm = [event_id for event_id in ids if event_id % partitions == 1]
+    for event_id in warm:
+        await shop.warm(event_id)
+    for event_id in warm:
+        await shop.reserve(event_id, "ann", "bob")
+    assert await _suspects(own_house) == warm  # on their way
+    await shop.drain()
+    assert await _suspects(own_house) == []
+    await spoil(shop, warm[1])
+    assert await _suspects(own_house) == [warm[1]]
+    await shop.reconcile(warm[1], full=False)
+    assert await _suspects(own_house) == []
+    await shop.redis.script_flush()
+    assert await _suspects(own_house) == ids
+
+
+async def _suspects(house: House) -> list[int]:
+    return [event_id async for event_id in suspects(house.stores)]
 
 
 async def test_one_in_one_out(shop: Shop) -> None:
