@@ -1,5 +1,10 @@
 """The drain: entries of an outbox become rows of the ledger.
 
+Reserves that follow the mark, as nearly always, are taken in one statement, straight from the
+columns in which they are read (``take_reserves``); and what is left without a refusal in another
+(``take_entries``). All else, and whatever those two will not have, goes the long way, which is the
+truth for all three (tests/model/).
+
 One transaction a batch: lock the partition (its row is the fence, the mark and the turn in one),
 see that the numbers follow the mark without a gap, lock the events, rule on each item, write, move
 the mark, commit. Only then is Redis told; all of that may be done twice, or not at all: the next
@@ -31,7 +36,7 @@ from engine.errors import (
 )
 from engine.log import get_logger
 from engine.model import MAX_BATCH, Drained, Item, Number, Word, booking_id
-from engine.outbox import Outbox
+from engine.outbox import Outbox, items_beyond, reserves
 from engine.ruling import plain, rule
 from engine.scripts import Change
 from engine.wire import Wire
@@ -42,6 +47,8 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from engine.ledger import Ledger, Locked
+    from engine.model import Reserves
+    from engine.outbox import Entry
     from engine.ruling import Rejection
     from engine.scripts import Scripts
 
@@ -101,7 +108,7 @@ class Drain:
         self._redis = redis
         self._outbox = Outbox(redis, partition)
         self._wire = Wire(redis.connection_pool)
-        self._ahead: tuple[Number, list[Item]] | None = None  # what was read, and after what
+        self._asked: Number | None = None  # after which we have asked for entries
         self._brake = brake or Brake()
 
     async def close(self) -> None:
@@ -118,22 +125,24 @@ class Drain:
             Halted: too many dead letters.
         """
         read = await self._read(scripts, mark, block_ms)
-        for start in range(0, len(read), MAX_ITEMS):
-            batch = read[start : start + MAX_ITEMS]
-            async for taken in self._take(batch, epoch=scripts.epoch, shift=shift):
-                self._trace(batch, taken)
-                await self._tell(scripts, taken, read_on=taken.to == read[-1].number)
-                mark = max(mark, taken.to)
+        taking = self._take_entries(read, mark, epoch=scripts.epoch, shift=shift)
+        async for taken in taking:
+            is_all = taken.to == Number.parse(read[-1][0])
+            await self._tell(scripts, taken, block_ms=block_ms if is_all else None)
+            mark = max(mark, taken.to)
         return mark
 
-    async def _read(self, scripts: Scripts, mark: Number, block_ms: int) -> list[Item]:
-        """What follows the mark: read ahead, or else waited for."""
-        ahead, self._ahead = self._ahead, None
-        if ahead and ahead[0] == mark and ahead[1]:
-            return ahead[1]
-        command = self._outbox.read_command(mark, count=ENTRIES_A_READ, block_ms=block_ms)
-        (reply,) = await self._wire.exchange(command)
-        return self._outbox.read_reply(mark, scripts.checked(reply))
+    async def _read(self, scripts: Scripts, mark: Number, block_ms: int) -> list[Entry]:
+        """What follows the mark, waited for; it may have been asked for already."""
+        asked, self._asked = self._asked, None
+        if asked == mark:
+            (reply,) = await self._wire.exchange(replies=1)
+        else:
+            if asked:
+                await self._wire.drop()
+            command = self._outbox.read_command(mark, count=ENTRIES_A_READ, block_ms=block_ms)
+            (reply,) = await self._wire.exchange(command)
+        return self._outbox.read_reply(scripts.checked(reply))
 
     async def survivors(self, epoch: int, mark: Number) -> Number:
         """In a recovery, take all that is left beyond the mark, gaps or not; answers the mark."""
@@ -145,6 +154,34 @@ class Drain:
                     await self._publish(taken)
             mark = read[-1].number
         return (await self._ledger.partition(self.partition)).mark
+
+    async def _take_entries(
+        self, entries: Sequence[Entry], mark: Number, *, epoch: int, shift: int
+    ) -> AsyncIterator[Taken]:
+        """Take what follows the mark, as much at a time as a transaction may have."""
+        while entries and mark.epoch == epoch:
+            batch = reserves(mark, entries, most=MAX_ITEMS)
+            if not (batch and await self._take_reserves(batch, shift)):
+                break
+            taken = Taken(mark, batch.to)
+            if tracing.tracer:
+                self._trace(items_beyond(mark, entries[: batch.entries]), taken)
+            yield taken
+            mark, entries = batch.to, entries[batch.entries :]
+        read = items_beyond(mark, entries)
+        for start in range(0, len(read), MAX_ITEMS):
+            items = read[start : start + MAX_ITEMS]
+            async for taken in self._take(items, epoch=epoch, shift=shift):
+                self._trace(items, taken)
+                yield taken
+
+    async def _take_reserves(self, batch: Reserves, shift: int) -> bool:
+        """The commonest case, in one statement; False if the batch must be looked at otherwise."""
+        with suppress(LedgerRefuses):
+            if await self._ledger.take_reserves(self.partition, shift, batch):
+                _count(len(batch.users))
+                return True
+        return False
 
     async def _take(
         self, batch: Sequence[Item], *, epoch: int, shift: int | None
@@ -175,7 +212,7 @@ class Drain:
         after, to = Number(epoch, first - 1), batch[-1].number
         with suppress(LedgerRefuses):
             if await self._ledger.take(self.partition, shift, after, to, outcome):
-                _count(batch)
+                _count(len(batch))
                 return Taken(after, to)
         return None
 
@@ -196,7 +233,7 @@ class Drain:
             ruling = rule(batch, partition=self.partition, seats=seats, held=held)
             given_back = await locked.write(ruling, self.partition)
             await locked.set_mark(self.partition, batch[-1].number)
-        _count(batch)
+        _count(len(batch))
         for letter in given_back:
             metrics.SETTLED_LETTERS.labels("cancelled").inc()
             log.info("dead_letter_cancelled", partition=self.partition, booking_id=letter)
@@ -282,21 +319,24 @@ class Drain:
             if items:
                 tracing.drained(tracing.tracer, self.partition, items, to=taken.to)
 
-    async def _tell(self, scripts: Scripts, taken: Taken, *, read_on: bool = False) -> None:
+    async def _tell(self, scripts: Scripts, taken: Taken, *, block_ms: int | None = None) -> None:
         """After the commit: give rejected seats back, tell who waits, let Redis forget.
 
-        With ``read_on``, what has come meanwhile is read in the same write.
+        With ``block_ms``, the same write asks for what follows, as ``_read`` would.
         """
         if taken.to == taken.after:
             return
         await self._give_back(scripts, taken)
         publish = ("PUBLISH", keys.drained(self.partition), _message(taken))
         acknowledge = scripts.acknowledge(taken.to.seq, tail=TAIL)
-        read = [self._outbox.read_command(taken.to, count=ENTRIES_A_READ)] if read_on else []
-        replies = await self._wire.exchange(publish, acknowledge, *read)
-        _, _, *entries = [scripts.checked(reply) for reply in replies]
-        for reply in entries:
-            self._ahead = taken.to, self._outbox.read_reply(taken.to, reply)
+        if block_ms is None:
+            replies = await self._wire.exchange(publish, acknowledge)
+        else:
+            read = self._outbox.read_command(taken.to, count=ENTRIES_A_READ, block_ms=block_ms)
+            replies = await self._wire.exchange(publish, acknowledge, read, replies=2)
+            self._asked = taken.to
+        for reply in replies:
+            scripts.checked(reply)
 
     async def _give_back(self, scripts: Scripts, taken: Taken) -> None:
         """Make Redis follow the ledger's refusals, each by compare-and-set."""
@@ -330,9 +370,9 @@ class Drain:
             raise RedisAway(f"nobody could be told of the drain: {error}") from error
 
 
-def _count(batch: Sequence[Item]) -> None:
-    metrics.DRAINED.inc(len(batch))
-    metrics.DRAIN_ITEMS.observe(len(batch))
+def _count(items: int) -> None:
+    metrics.DRAINED.inc(items)
+    metrics.DRAIN_ITEMS.observe(items)
 
 
 def _message(taken: Taken) -> bytes:

@@ -14,6 +14,7 @@ import asyncio
 import re
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -35,16 +36,17 @@ from engine.model import (
     booking_id,
 )
 from engine.ruling import Seats
+from engine.sessions import Sessions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 
-    from engine.model import Bound, NewEvent
+    from engine.model import Bound, NewEvent, Reserves
     from engine.ruling import Plain, Ruling
 
 SQL: Final = Path(__file__).parent / "sql"
 SESSIONS: Final = 9
-"""A process has at most so many: those of the pool, and the one that listens."""
+"""A process has at most so many: eight to ask, and the one that listens."""
 ACQUIRE_S: Final = 2.0
 COMMAND_S: Final = 10.0
 LISTEN_CHECK_S: Final = 5.0
@@ -113,41 +115,24 @@ class KeyRow(NamedTuple):
 
 
 class Ledger:
-    """A pool of connections to Postgres."""
+    """What Postgres has, and a few sessions to ask it."""
 
     def __init__(self, dsn: str, *, connections: int = 8, command_s: float = COMMAND_S) -> None:
         self._dsn = dsn
-        self._connections = connections
-        self._command_s = command_s
-        self._pool: asyncpg.Pool | None = None
-
-    async def session_pool(self) -> asyncpg.Pool:
-        """The pool; made at first use, without connecting."""
-        if self._pool is None:
-            self._pool = await asyncpg.create_pool(
-                self._dsn,
-                min_size=0,
-                max_size=self._connections,
-                command_timeout=self._command_s,
-                timeout=ACQUIRE_S,
-                server_settings=_SESSION,
-                # Nothing here outlives its transaction: a reset query per release buys nothing.
-                reset=_leave_as_is,
-            )
-        return self._pool
+        self._sessions = Sessions(
+            partial(_connect, dsn, command_s), most=connections, wait_s=ACQUIRE_S
+        )
 
     async def close(self) -> None:
-        """Give the connections back."""
-        if self._pool is not None:
-            self._pool.terminate()
+        """Give the sessions back."""
+        self._sessions.close()
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[asyncpg.Connection]:
-        """A connection of the pool, with errors in onsale's words."""
-        pool = await self.session_pool()
+        """A session of our own for a while, with errors in onsale's words."""
         with _in_our_words():
-            async with pool.acquire(timeout=ACQUIRE_S) as connection:
-                yield connection
+            async with self._sessions.one() as session:
+                yield session
 
     async def _fetch(self, name: str, *args: Any) -> list[asyncpg.Record]:
         async with self.connection() as connection:
@@ -418,9 +403,7 @@ class Ledger:
             LedgerAway: the connection broke.
         """
         with _in_our_words():
-            connection = await asyncpg.connect(
-                self._dsn, timeout=ACQUIRE_S, command_timeout=COMMAND_S, server_settings=_SESSION
-            )
+            connection = await _connect(self._dsn, COMMAND_S)
             closed = asyncio.Event()
             connection.add_termination_listener(lambda _: closed.set())
             try:
@@ -433,7 +416,25 @@ class Ledger:
             finally:
                 connection.terminate()
 
-    # The drain's plain case
+    # The drain's plain cases
+
+    async def take_reserves(self, partition: int, shift: int, batch: Reserves) -> bool:
+        """Take reserves, all or none, in one statement.
+
+        False if the partition is not at ``batch.after``, or not this shift's: nothing was written.
+
+        Raises:
+            LedgerRefuses: one of them cannot be written, whichever it is; nothing was.
+            LedgerAway: nothing was written, or the answer was lost.
+        """
+        sold = sorted(batch.seats)
+        row = await self._fetchrow(
+            "take_reserves",
+            *(partition, batch.after.epoch, shift, batch.after.seq),
+            *(sold, [batch.seats[event_id] for event_id in sold]),
+            *(batch.event_ids, batch.users, batch.at_ms),
+        )
+        return row is not None and row["take_reserves"]
 
     async def take(
         self, partition: int, shift: int, after: Number, to: Number, batch: Plain
@@ -567,8 +568,10 @@ class Locked:
         return _event(row, row["id"]) if row else None
 
 
-async def _leave_as_is(_: asyncpg.Connection) -> None:
-    pass
+async def _connect(dsn: str, command_s: float) -> asyncpg.Connection:
+    return await asyncpg.connect(
+        dsn, timeout=ACQUIRE_S, command_timeout=command_s, server_settings=_SESSION
+    )
 
 
 async def _count(connection: asyncpg.Connection, event_id: int) -> tuple[int, int]:

@@ -140,6 +140,25 @@ class Item(NamedTuple):
     entry: str | None = None
 
 
+class Reserves(NamedTuple):
+    """Entries of reserves whose numbers follow ``after``, in columns: a value an item, in order.
+
+    ``entries`` is how many they were, ``seats`` how many items there are by event id.
+    """
+
+    after: Number
+    entries: int
+    event_ids: list[int]
+    users: list[str]
+    at_ms: list[int]
+    seats: dict[int, int]
+
+    @property
+    def to(self) -> Number:
+        """The last one's number."""
+        return Number(self.after.epoch, self.after.seq + len(self.users))
+
+
 class Drained(msgspec.Struct, frozen=True, array_like=True):
     """What a worker publishes: the ledger has taken all numbers beyond ``after`` up to ``to``.
 

@@ -7,21 +7,25 @@ the numbers ``seq-n+1 … seq``: contiguous, and without a clock.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import msgspec
 
 from engine import keys
 from engine.errors import REDIS_ERRORS, RedisAway
-from engine.model import MAX_EVENT_ID, MAX_MS, Item, Number
+from engine.model import MAX_EVENT_ID, MAX_MS, Item, Number, Reserves
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from redis.asyncio import Redis
 
     from engine.scripts import Command
 
+Entry: TypeAlias = tuple[bytes, list[bytes]]
+"""An entry as Redis sends it: its id, and its fields: name, value, name, value."""
+
+_RESERVE = (b"kind", b"reserve", b"event", b"at", b"users")
 _users = msgspec.json.Decoder(list[str])
 
 
@@ -84,12 +88,13 @@ class Outbox:
         return ("XREAD", "COUNT", count, *block, "STREAMS", self._key, str(after))
 
     @staticmethod
-    def read_reply(after: Number, reply: Any) -> list[Item]:
-        """The items in a reply to ``read_command``."""
+    def read_reply(reply: Any) -> list[Entry]:
+        """The entries in a reply to ``read_command``."""
         if not reply:
             return []
         ((_, entries),) = reply
-        return _beyond(after, [(entry_id, fields_of(flat)) for entry_id, flat in entries])
+        found: list[Entry] = entries
+        return found
 
     async def debt(self, mark: Number) -> Debt:
         """How many numbers the ledger has not taken, and the age of the oldest."""
@@ -141,6 +146,42 @@ def _beyond(after: Number, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> l
         for item in items(entry_id, fields)
         if item.number > after
     ]
+
+
+def items_beyond(after: Number, entries: Sequence[Entry]) -> list[Item]:
+    """The items of entries as they came, without those of the first that are not wanted."""
+    return _beyond(after, [(entry_id, fields_of(flat)) for entry_id, flat in entries])
+
+
+def reserves(after: Number, entries: Sequence[Entry], *, most: int) -> Reserves | None:
+    """The first entries, of at most so many items, if ``reserve.lua`` wrote them all.
+
+    None if one must be looked at by itself: it is something else, or its numbers do not follow.
+    Nothing is made for an item by itself here: it would cost more than all the rest of a drain.
+    """
+    (epoch, seq), place = after, 0
+    event_ids, users, times, seats = list[int](), list[str](), list[int](), dict[int, int]()
+    try:
+        for entry_id, (kind, reserve, event, event_id_, at, at_ms_, names, users_) in entries:
+            named = _users.decode(users_)
+            count, event_id, at_ms = len(named), int(event_id_), int(at_ms_)
+            if place and len(users) + count > most:
+                break
+            seq += count
+            if (
+                (kind, reserve, event, at, names) != _RESERVE
+                or entry_id != b"%d-%d" % (epoch, seq)
+                or not (0 < count <= most and 0 < event_id <= MAX_EVENT_ID and 0 <= at_ms <= MAX_MS)
+            ):
+                return None
+            event_ids += [event_id] * count
+            users += named
+            times += [at_ms] * count
+            seats[event_id] = seats.get(event_id, 0) + count
+            place += 1
+    except (ValueError, msgspec.DecodeError):
+        return None
+    return Reserves(after, place, event_ids, users, times, seats)
 
 
 def last_of(reply: list[Any]) -> Number:

@@ -142,16 +142,19 @@ class Wire:
                 raise reply
         return replies
 
-    async def exchange(self, *commands: Command) -> list[Any]:
-        """Send commands, and read their replies.
+    async def exchange(self, *commands: Command, replies: int | None = None) -> list[Any]:
+        """Send commands, and read their replies, or the first of them.
+
+        The others are read later in the same way, with no commands.
 
         Raises:
             RedisAway: Redis does not answer.
         """
         try:
             async with self.timeout():
-                await self.send(commands)
-                return await self.replies(len(commands))
+                if commands:
+                    await self.send(commands)
+                return await self.replies(len(commands) if replies is None else replies)
         except asyncio.CancelledError:
             await self.drop()
             raise

@@ -47,6 +47,7 @@ class Shift:
         self._redis = stores.redis
         self._recovery = stores.recovery
         self._holder = holder
+        self._is_cancelled = False
         self._drain = Drain(partition, ledger=stores.ledger, redis=stores.redis, brake=brake)
 
     async def run(self) -> None:
@@ -84,9 +85,20 @@ class Shift:
         # Makes up for a worker that died after its commit, and sees the fence without a sale.
         await scripts.call(self._redis, scripts.acknowledge(mark.seq, tail=TAIL))
         while loop.time() < until_s:
-            step = self._drain.once(scripts, mark, shift=number, block_ms=BLOCK_MS)
-            drained = await _finished(step)
-            mark = drained if drained > mark else await self._look_round(scripts, mark, number)
+            mark = await self._finished(self._drain_on(scripts, mark, number, until_s))
+            mark = await self._look_round(scripts, mark, number)
+
+    async def _drain_on(
+        self, scripts: Scripts, mark: Number, number: int, until_s: float
+    ) -> Number:
+        """Drain until nothing comes, or the time is over, or ours is; answers the mark."""
+        loop = asyncio.get_running_loop()
+        while loop.time() < until_s and not self._is_cancelled:
+            drained = await self._drain.once(scripts, mark, shift=number, block_ms=BLOCK_MS)
+            if drained == mark:
+                break
+            mark = drained
+        return mark
 
     async def _look_round(self, scripts: Scripts, mark: Number, number: int) -> Number:
         """What an idle shift must learn: of a later one, another epoch, numbers that vanished."""
@@ -101,12 +113,12 @@ class Shift:
             raise Gap(self._partition, after=row.mark, found="nothing")
         return row.mark
 
-
-async def _finished(step: Coroutine[Any, Any, T]) -> T:
-    """Await a step; if we are cancelled meanwhile, let it finish its transaction first."""
-    task = asyncio.ensure_future(step)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.gather(task, return_exceptions=True)
-        raise
+    async def _finished(self, draining: Coroutine[Any, Any, T]) -> T:
+        """Await a drain; if we are cancelled meanwhile, let it finish its transaction first."""
+        task = asyncio.ensure_future(draining)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._is_cancelled = True
+            await asyncio.gather(task, return_exceptions=True)
+            raise

@@ -62,6 +62,9 @@ SELECT pid FROM frozen WHERE pg_terminate_backend(pid);
 -- name: take_entries
 SELECT take_entries($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17);
 
+-- name: take_reserves
+SELECT take_reserves($1, $2, $3, $4, $5, $6, $7, $8, $9);
+
 -- name: lock_events
 SELECT id, total_seats, booked FROM events WHERE id = ANY($1::int[])
 ORDER BY id FOR NO KEY UPDATE;

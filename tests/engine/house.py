@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from itertools import count
+from itertools import count, groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -25,11 +26,13 @@ from engine.scripts import Scripts
 from engine.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
     from pathlib import Path
 
     from redis.asyncio import Redis
 
+    from engine.model import Item
+    from engine.outbox import Entry
     from engine.reconcile import Checked
 
 PARTITIONS = 127
@@ -257,6 +260,33 @@ class Shop:
             yield messages
             while message := await pubsub.get_message(ignore_subscribe_messages=True, timeout=0.05):
                 messages.append(msgspec.json.decode(message["data"], type=Drained))
+
+
+def as_entries(items: Sequence[Item]) -> list[Entry]:
+    """The entries of an outbox that hold these items, as Redis sends them.
+
+    Reserves of one event and one instant that follow one another are one entry.
+    """
+
+    def call(item: Item) -> tuple[object, ...]:
+        alone = item.number if item.kind == "cancel" else None
+        return item.kind, item.event_id, item.at_ms, alone
+
+    entries = []
+    for _, group in groupby(items, call):
+        together = list(group)
+        last = together[-1]
+        fields: dict[str, object] = {
+            "kind": last.kind,
+            "event": last.event_id,
+            "at": last.at_ms,
+            "users": json.dumps([item.user_id for item in together]),
+        }
+        if last.booking:
+            fields["booking"] = last.booking
+        flat = [str(part).encode() for field in fields.items() for part in field]
+        entries.append((str(last.number).encode(), flat))
+    return entries
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +14,9 @@ from redis.asyncio import Connection
 from engine import keys
 from engine.errors import RedisAway
 from engine.model import Item, Number
-from engine.outbox import Debt, Outbox, debts, items
+from engine.outbox import Debt, Outbox, debts, items, items_beyond, reserves
+from engine.wire import Wire
+from tests.engine.house import as_entries
 from tests.engine.test_drain import POISON, TAKEN_ANYHOW
 
 if TYPE_CHECKING:
@@ -70,6 +73,66 @@ def test_poison(kind: str) -> None:
         name.encode(): value.encode(errors="surrogateescape")
         for name, value in entry["fields"].items()
     } == fields
+
+
+numbers = st.integers(1, 4)
+stretches = st.tuples(st.sampled_from([1, 1, 1, 0, 2]), numbers, st.integers(0, 2**31), numbers)
+
+
+@given(st.lists(stretches, min_size=1, max_size=6), st.integers(1, 6))
+def test_reserves_are_the_items_in_columns(
+    drawn: list[tuple[int, int, int, int]], most: int
+) -> None:
+    """Of whole entries, at most so many; none unless all of them are plain and follow the mark."""
+    mark = Number(3, 7)
+    log, seq = list[Item](), mark.seq
+    for step, users, event_id, at_ms in drawn:  # a step of 1 leaves no gap, and of 0 goes back
+        seq += step - 1
+        for _ in range(users):
+            seq += 1
+            log.append(Item(Number(3, seq), "reserve", event_id, f"user {seq}", at_ms))
+    entries = as_entries(log)
+    batch = reserves(mark, entries, most=most)
+    if batch:
+        found = items_beyond(Number(0, 0), entries[: batch.entries])
+        columns = zip(batch.event_ids, batch.users, batch.at_ms, strict=True)
+        assert list(columns) == [(each.event_id, each.user_id, each.at_ms) for each in found]
+        assert [each.number for each in found] == [
+            Number(3, seq) for seq in range(mark.seq + 1, batch.to.seq + 1)
+        ]
+        assert batch.seats == Counter(batch.event_ids)
+        assert len(found) <= most
+        rest = entries[batch.entries :]
+        assert not rest or len(found) + len(items_beyond(Number(0, 0), rest[:1])) > most
+    else:
+        first, whole = (items_beyond(Number(0, 0), some) for some in (entries[:1], entries))
+        follow = [Number(3, seq) for seq in range(mark.seq + 1, mark.seq + 1 + len(whole))]
+        is_plain = {item.kind for item in whole} == {"reserve"}
+        assert not is_plain or [item.number for item in whole] != follow or len(first) > most
+
+
+@pytest.mark.parametrize("kind", sorted(POISON))
+def test_poison_among_reserves(kind: str) -> None:
+    """Whatever is not as the script writes it is looked at by itself."""
+    plain = as_entries([Item(Number(3, 8), "reserve", 1, "ann", 5)])
+    odd = [part for field in _bytes(POISON[kind]).items() for part in field]
+    assert reserves(Number(3, 7), plain, most=9)
+    assert reserves(Number(3, 7), [*plain, (b"3-9", odd)], most=2000) is None
+
+
+async def test_reserves_of_the_script(shop: Shop) -> None:
+    """What ``reserve.lua`` writes is plain."""
+    event_id = await shop.open_event(9, "ann")
+    mark = await shop.mark()
+    for users in ("bc", "d"):
+        await shop.reserve(event_id, *users)
+    outbox = Outbox(shop.redis, shop.partition)
+    wire = Wire(shop.redis.connection_pool)
+    (reply,) = await wire.exchange(outbox.read_command(mark, count=9))
+    await wire.close()
+    batch = reserves(mark, outbox.read_reply(reply), most=9)
+    assert batch is not None
+    assert (batch.users, batch.seats) == (["b", "c", "d"], {event_id: 3})
 
 
 @pytest.mark.parametrize("count", [1, 2, 9])

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from engine.drain import Drain
 from engine.errors import Fenced, Gap, LedgerRefuses, Superseded
 from engine.model import Fate, Item, Number, Status, Word, booking_id
-from tests.engine.house import Shop
+from tests.engine.house import Shop, as_entries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -161,7 +161,7 @@ class Sale:
             if move.kind == "stale":
                 booking = self.mark._replace(seq=self.mark.seq + move.of)
             kind: Literal["reserve", "cancel"] = "cancel" if booking else "reserve"
-            self.log.append(Item(number, kind, *place, AT_MS + number.seq, booking))
+            self.log.append(Item(number, kind, *place, AT_MS + number.seq // 3, booking))
             yield self.log[-1]
 
     async def drain(self, batch: Batch) -> None:
@@ -176,8 +176,8 @@ class Sale:
     async def take(self, piece: list[Item], shift: int, epoch: int = 1) -> None:
         """One drain of one batch, and what it says it took."""
         drain = Drain(self.shop.partition, ledger=self.shop.ledger, redis=self.shop.redis)
-        mark = await self.shop.mark()
-        async for taken in drain._take(piece, epoch=epoch, shift=shift):  # noqa: SLF001 - the subject
+        mark, entries = await self.shop.mark(), as_entries(piece)
+        async for taken in drain._take_entries(entries, mark, epoch=epoch, shift=shift):  # noqa: SLF001 - the subject
             assert taken.after == mark
             mark = taken.to
             said = {rejection.item.number: rejection.word for rejection in taken.rejected}
