@@ -86,7 +86,7 @@ class WorkerSettings:
     job_deserializer = orjson.loads
     job_timeout = JOB_TIMEOUT_S
     keep_result = 0
-    poll_delay = 0.2
+    poll_delay = 0.5
     health_check_interval = 10
     log_results = False
     max_tries = 2
