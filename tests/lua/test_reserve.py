@@ -260,6 +260,23 @@ async def test_odd_users_keep_their_bytes(desk: Desk) -> None:
     assert await desk.reserve(*ODD) == [f"already_booked 3-{i + 1}" for i in range(len(ODD))]
 
 
+async def test_who_sends_no_key_pays_nothing(desk: Desk) -> None:
+    """Records are asked for in one command a batch, if there is one to be asked for."""
+    await desk.put_on_sale(5)
+    asked = []
+    for requests in ({}, {"cem": "r", "dan": "s"}):
+        before = await _calls_of_mget(desk)
+        await desk.reserve(*"abc", "cem", "dan", requests=requests)
+        asked.append(await _calls_of_mget(desk) - before)
+    assert asked == [0, 1]
+
+
+async def _calls_of_mget(desk: Desk) -> int:
+    """How often Redis was asked for several strings at once: nobody else here does."""
+    stats = await desk.redis.info("commandstats")
+    return int(stats.get("cmdstat_mget", {}).get("calls", 0))
+
+
 async def test_other_events_are_not_touched(desk: Desk) -> None:
     """A partition's events share numbers, not seats."""
     await desk.put_on_sale(1)
