@@ -124,7 +124,7 @@ async def _ledger(settings: Settings) -> Ledger:
     """Read over a session without any settings of ours: they would hide the server's."""
     try:
         connection = await asyncpg.connect(settings.postgres_dsn, timeout=5, command_timeout=10)
-    except (OSError, TimeoutError, asyncpg.PostgresError) as error:
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise LedgerAway(f"Postgres does not answer: {error}") from error
     try:
         return await _ledger_over(connection)

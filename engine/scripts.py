@@ -26,7 +26,7 @@ from redis.exceptions import NoScriptError, OutOfMemoryError
 
 from engine import keys, metrics
 from engine.errors import REDIS_ERRORS, Fenced, Overloaded, RedisAway
-from engine.model import MAX_BATCH, MAX_MS, Event, Number, Window
+from engine.model import MAX_BATCH, Event, Number, Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -45,6 +45,9 @@ FENCED = (
     "repair",
     "acknowledge",
 )
+
+MAX_DIGITS = 15
+"""Of a bound of a window, in Unix milliseconds."""
 
 Command: TypeAlias = tuple[str | bytes | int, ...]
 
@@ -259,8 +262,8 @@ def _bounds(window: Window | None) -> tuple[str | int, ...]:
 
 
 def _bound(held: bytes) -> int | None:
-    """A bound as Redis has it; what a hand wrote and is no number bounds nothing."""
-    return int(held) if held.isdigit() and int(held) <= MAX_MS else None
+    """A bound as Redis has it; of what a hand wrote and is no instant, ``look`` makes no seats."""
+    return int(held) if held.isdigit() and len(held) <= MAX_DIGITS else None
 
 
 async def evaluate(redis: Redis, name: str, key_count: int, *keys_and_args: str | int) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ipaddress import ip_address, ip_network
 from typing import Literal
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -75,6 +75,15 @@ class Settings(BaseSettings):
         except ValidationError as error:
             wrong = (f"{str(each['loc'][0]).upper()}: {each['msg']}" for each in error.errors())
             raise Misconfigured("; ".join(wrong)) from None
+
+    @field_validator("database_url", "redis_url")
+    @classmethod
+    def _address(cls, url: str | None) -> str | None:
+        """What cannot be taken apart would be a traceback wherever it is used first."""
+        parts = urlsplit(url or "")
+        if parts.scheme.startswith("redis"):  # Postgres may have several hosts, each with a port
+            _ = parts.port
+        return url
 
     @field_validator("trusted_proxies")
     @classmethod

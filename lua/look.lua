@@ -13,7 +13,8 @@
 --   "fenced"  another epoch: recover
 --   "cold"    the event is not loaded in this epoch: hydrate
 -- or { total, left, HLEN(users), name, what the user holds or "", opens or "", closes or "" }; what
--- a hand wrote and is no number is -1 as total and -2^31 as left, so that they never add up.
+-- a hand wrote and is no number is -1 as total and -2^31 as left, so that they never add up; nor do
+-- they where it wrote a bound that is no instant.
 --
 -- EVALSHA sha 3 onsale:{1}:log onsale:{1}:event:17 onsale:{1}:event:17:users ann
 --   ->   { 1000, 992, 8, "Swan Lake", "3-8", "", "" }
@@ -32,5 +33,6 @@ if event_epoch ~= EPOCH then return 'cold' end
 
 -- answer
 local held = user ~= '' and redis.call('HGET', users, user) or ''
+if #(opens or '') > 15 or string.find((opens or '') .. (closes or ''), '%D') then left = nil end
 total, left = tonumber(total) or -1, tonumber(left) or -2147483648
 return { total, left, redis.call('HLEN', users), name or '', held, opens or '', closes or '' }

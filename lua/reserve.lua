@@ -17,7 +17,7 @@
 -- Answers one word for the whole batch, and writes nothing:
 --   "fenced"      another epoch or master, or no outbox, or numbers used up: recover
 --   "cold"        the event is not loaded in this epoch: hydrate
---   "dirty"       left is not total - HLEN(users): close, then hydrate
+--   "dirty"       left is not total - HLEN(users), or a bound no instant: close, then hydrate
 --   "overloaded"  the ledger is too far behind
 -- or { Redis's time in ms, one answer per user ... }, and writes if any seat was given:
 --   integer seq               the seat is his, under the number epoch-seq
@@ -53,6 +53,7 @@ local made = #records > 0 and redis.call('MGET', unpack(records)) or {}
 local held = redis.call('HMGET', users, unpack(ARGV, FIRST, FIRST + count - 1))
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+if #(opens or '') > 15 or string.find((opens or '') .. (closes or ''), '%D') then return 'dirty' end
 opens, closes = tonumber(opens) or 0, tonumber(closes) or math.huge
 local answers, granted, fields, given, noted = { now_ms }, {}, {}, {}, {}
 for i = 1, count do

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 from urllib.parse import urlsplit
 
@@ -61,10 +62,7 @@ class Door(asyncio.Protocol):
     """One connection to the API, which is kept; a call at a time."""
 
     def __init__(self, url: str, deadline: Deadline[Door]) -> None:
-        parts = urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname:
-            raise Misconfigured(f"{url} is no http:// address")
-        self._host, self._port = parts.hostname, parts.port or 80
+        self._host, self._port = _host_and_port(url)
         self._deadline = deadline
         self._transport: asyncio.Transport | None = None
         self._answer: asyncio.Future[tuple[int, bytes]] | None = None
@@ -169,7 +167,10 @@ class Crowd:
             door.hang_up()
         if status != _OK:
             raise _refused(status, body)
-        return msgspec.json.decode(body, type=_Availability).available_seats
+        try:
+            return msgspec.json.decode(body, type=_Availability).available_seats
+        except msgspec.DecodeError:
+            raise _refused(status, body) from None
 
     async def rush(self, connections: int) -> None:
         """Let everybody ask.
@@ -214,7 +215,10 @@ class Crowd:
                 continue
             if status == _AWAY:
                 continue
-            answer = self._decode(content)
+            try:
+                answer = self._decode(content)
+            except msgspec.DecodeError:
+                raise _refused(status, content) from None
             if answer.code == "already_booked":  # his own, by a try whose answer was lost
                 self.told.append(Told(user, answer.booking_id))
                 return "pending"
@@ -226,6 +230,15 @@ class Crowd:
             return answer.code
         self.unanswered.append(user)
         return "unanswered"
+
+
+def _host_and_port(url: str) -> tuple[str, int]:
+    """Where an API is, by its address; ports and brackets may be nonsense."""
+    with suppress(ValueError):
+        parts = urlsplit(url)
+        if parts.scheme == "http" and parts.hostname:
+            return parts.hostname, parts.port or 80
+    raise Misconfigured(f"{url} is no http:// address")
 
 
 def _refused(status: int, body: bytes) -> Misconfigured:

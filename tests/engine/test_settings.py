@@ -72,6 +72,8 @@ def test_file_and_environment(nothing_set: Path, monkeypatch: pytest.MonkeyPatch
         ("PORT", "65536"), ("PORT", "http"), ("PARTITIONS", "0"), ("PARTITIONS", "128"),
         ("RESERVE_WAIT_MS", "-1"), ("RESERVE_WAIT_MS", "10001"), ("OUTBOX_BOUND", "0"),
         ("QUEUE_BOUND", "0"), ("RATE_LIMIT_MAX", "-1"), ("RATE_LIMIT_TIME_WINDOW", "0"),
+        ("REDIS_URL", "redis://h:99999"), ("REDIS_URL", "redis://h:x"),
+        ("DATABASE_URL", "postgresql://[::1/x"),
         ("API_WORKERS", "0"), ("LOG_FORMAT", "xml"), ("LOG_LEVEL", "loud"),
     ],
 )  # fmt: skip
@@ -80,6 +82,12 @@ def test_out_of_bounds(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -
     monkeypatch.setenv(name, value)
     with pytest.raises(ValidationError, match=name.lower()):
         Settings()
+
+
+def test_several_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Postgres may have several."""
+    monkeypatch.setenv("DATABASE_URL", "postgresql://one:5432,two:5433/x")
+    assert Settings().postgres_dsn == "postgresql://one:5432,two:5433/x"
 
 
 def test_loaded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,6 +71,18 @@ async def _user_by_hand(desk: Desk) -> None:
     await desk.redis.hset(desk.users, "by hand", "3-7")
 
 
+async def _opens_at_no_instant(desk: Desk) -> None:
+    await desk.redis.hset(desk.event, "opens", "1e20")
+
+
+async def _opens_beyond_all_time(desk: Desk) -> None:
+    await desk.redis.hset(desk.event, "opens", 10**20)
+
+
+async def _closes_at_no_instant(desk: Desk) -> None:
+    await desk.redis.hset(desk.event, "closes", " 5")
+
+
 async def _ledger_behind(desk: Desk) -> None:
     await desk.redis.hset(desk.log, mapping={"seq": BOUND + 5, "acked": 5})
 
@@ -81,6 +93,7 @@ CANNOT_NUMBER = (
 )  # fmt: skip
 COLD = (_no_event, _event_of_before)
 DIRTY = (_left_too_high, _left_too_low, _no_left, _no_total, _user_by_hand)
+NO_INSTANT = (_opens_at_no_instant, _opens_beyond_all_time, _closes_at_no_instant)
 
 OF_SELLING = [
     *((fault, "fenced") for fault in (*FENCED, *CANNOT_NUMBER)),

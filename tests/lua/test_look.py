@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.lua.desk import EVENT
-from tests.lua.faults import COLD, FENCED
+from tests.lua.faults import COLD, FENCED, NO_INSTANT
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -36,6 +36,16 @@ async def test_at_what_a_hand_removed(desk: Desk) -> None:
     await desk.put_on_sale(9)
     await desk.redis.hdel(desk.event, "total", "left", "name")
     assert await desk.refused(desk.scripts.look(EVENT)) == [-1, -(2**31), 0, "", "", "", ""]
+
+
+@pytest.mark.parametrize("fault", NO_INSTANT)
+async def test_bound_that_is_no_instant(
+    desk: Desk, fault: Callable[[Desk], Awaitable[None]]
+) -> None:
+    """Then nothing adds up, so that whoever looks has the event loaded again."""
+    await desk.put_on_sale(9)
+    await fault(desk)
+    assert (await desk.refused(desk.scripts.look(EVENT)))[:2] == [9, -(2**31)]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from engine import keys
 from engine.idempotency import DAY_S
 from engine.model import Number, Window
 from tests.lua.desk import EVENT, PLENTY
-from tests.lua.faults import BOUND, OF_SELLING
+from tests.lua.faults import BOUND, NO_INSTANT, OF_SELLING
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -202,7 +202,9 @@ async def test_below_zero_after_a_cut_sells_nothing(desk: Desk) -> None:
     assert (await desk.refused(desk.ask("cem", "ann")))[1:] == ["sold_out", "already_booked 3-1"]
 
 
-@pytest.mark.parametrize(("fault", "word"), OF_SELLING)
+@pytest.mark.parametrize(
+    ("fault", "word"), [*OF_SELLING, *((fault, "dirty") for fault in NO_INSTANT)]
+)
 async def test_refuses_whole(
     desk: Desk, fault: Callable[[Desk], Awaitable[None]], word: str
 ) -> None:

@@ -118,12 +118,24 @@ async def test_does_not_add_up(sale: Sale, tmp_path: Path) -> None:
 
 async def test_no_api(sale: Sale, tmp_path: Path) -> None:
     """An API that is not there, or is none: one line, and exit code 2."""
-    for url in ("http://127.0.0.1:1", "https://127.0.0.1", "nowhere"):
-        done = await asyncio.to_thread(
-            sale.onsale, "rush", "--url", url, "--picture", str(tmp_path / "rush.svg")
-        )
-        assert done.returncode == 2, done
-        assert done.stderr.startswith("onsale: ")
+    hello = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(hello)
+        writer.close()
+
+    async with await asyncio.start_server(greet, "127.0.0.1") as server:
+        other = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        for url in (
+            *("http://127.0.0.1:1", "https://127.0.0.1", "nowhere", "http://127.0.0.1:x"),
+            *("http://127.0.0.1:65536", "http://[::1", other),
+        ):
+            done = await asyncio.to_thread(
+                sale.onsale, "rush", "--url", url, "--picture", str(tmp_path / "rush.svg")
+            )
+            assert done.returncode == 2, done
+            assert done.stderr.startswith("onsale: ")
 
 
 async def test_picture_that_cannot_be_written(sale: Sale, tmp_path: Path) -> None:

@@ -115,6 +115,11 @@ async def enlarge(redis: Redis, sold: Sold) -> None:
     await redis.hset(sold.event, mapping={"total": TOTAL + 5, "left": TOTAL + 5 - len(USERS)})
 
 
+async def open_at_no_instant(redis: Redis, sold: Sold) -> None:
+    """HSET of an opening that is a number to Lua, and no time to anybody."""
+    await redis.hset(sold.event, "opens", "1e20")
+
+
 async def delete_users(redis: Redis, sold: Sold) -> None:
     """DEL of all who have a seat."""
     await redis.delete(sold.users)
@@ -134,6 +139,7 @@ FINDINGS: dict[Edit, set[tuple[str, str | None]]] = {
     spoil_seats: {("left", None)},
     remove_left: {("left", None)},
     enlarge: {("total", None)},
+    open_at_no_instant: {("left", None)},
     delete_users: {("left", None), *(("add", user) for user in USERS)},
     miscount_in_the_ledger: {("count", None)},
 }
