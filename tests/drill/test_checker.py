@@ -579,6 +579,13 @@ def test_5_refusals_hold_no_seat() -> None:
     assert broken(*calls, **left, given=facts(2, 3, hands_in_ledger=True)) == set()
 
 
+def test_5_a_replay_of_what_was_cancelled_holds_no_seat() -> None:
+    """It says that the seat was given back."""
+    calls = [reserve("ann", 1, A, key="k"), cancel(A, 2)]
+    calls += [replayed_cancelled("ann", 4, A, key="k"), refused("bob", 4)]
+    assert broken(*calls, ended=ended(cancelled=A), given=facts(1)) == {5}
+
+
 def test_5_seats_of_another_event_are_not_taken_here() -> None:
     """Whatever happens there."""
     events = {EVENT: Seats(1, 1), OTHER: Seats(1, 1)}
@@ -954,6 +961,7 @@ def test_10_a_key_makes_one_booking() -> None:
     assert broken(*told, replayed_cancelled("ann", 3, A, key="k"), **nothing) == set()
     assert broken(*told, replayed_cancelled("ann", 3, A, key="l"), **nothing) == {10}
     assert broken(*told, refused("ann", 3, key="k"), **nothing, given=facts(0, 1)) == {10}
+    assert broken(replayed_cancelled("ann", 3, A, key="k"), **nothing) == {4, 10}
 
 
 def test_10_a_replay_reads_a_booking_as_others_do() -> None:
