@@ -27,6 +27,8 @@ from uvicorn.protocols.http.httptools_impl import (
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveEvent, HTTPScope
 
+MAX_HEAD_BYTES: Final = 65_536
+"""The parser keeps what has no end, and copies it with each read: it would stop for everybody."""
 _SHORT: Final = frozenset((b"GET", b"POST", b"DELETE", b"PATCH"))
 _CLOSE: Final = (b"connection", b"close")
 
@@ -111,14 +113,28 @@ class Cycle(RequestResponseCycle):
 class Protocol(HttpToolsProtocol):
     """A connection."""
 
+    _head: list[tuple[bytes, bytes]]
     _body: list[bytes] | None = None
     """What is here of a request that may go the short way, between its head and its end."""
+    _running: RequestResponseCycle | None = None
+    """The request that is served now; ``cycle`` is the last one that came."""
     _used_at_s = 0.0
+    _unread = 0
+    """Bytes of which the parser has made nothing yet."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin, with the time that any request may take to begin."""
+        super().connection_made(transport)
+        self._used_at_s = self.loop.time()
+        self._look_in(self.timeout_keep_alive)
 
     def data_received(self, data: bytes) -> None:
         """Serve what has come; a request that is not whole by now goes the long way."""
         self._used_at_s = self.loop.time()
+        self._unread += len(data)
         super().data_received(data)
+        if self._unread > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response("The head of the request is too large.")
         if self._body is not None:
             parts, self._body = self._body, None
             if not self.transport.is_closing():
@@ -127,8 +143,11 @@ class Protocol(HttpToolsProtocol):
                     super().on_body(part)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Forget the connection; who serves a request of it hears that, also if others follow."""
         super().connection_lost(exc)
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
 
@@ -140,6 +159,9 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head of a request is here."""
+        self._unread = 0
+        # What comes as a header from here on is a trailer, and no proxy has looked at it.
+        self._head, self.headers = self.headers, []
         if (
             (self.cycle is None or self.cycle.response_complete)
             and self.parser.get_method() in _SHORT
@@ -153,6 +175,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """A part of a body is here."""
+        self._unread = 0
         if self._body is None:
             super().on_body(body)
         else:
@@ -181,7 +204,7 @@ class Protocol(HttpToolsProtocol):
     def _close_if_idle(self) -> None:
         """Close the connection if it was not used for so long."""
         self.timeout_keep_alive_task = None
-        if not self.cycle.response_complete:
+        if self.cycle is not None and not self.cycle.response_complete:
             return  # the end of its answer begins anew
         idle_s = self.loop.time() - self._used_at_s
         if idle_s < self.timeout_keep_alive:
@@ -195,6 +218,10 @@ class Protocol(HttpToolsProtocol):
     def _look_in(self, seconds: float) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self._close_if_idle)
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
     def _whole_scope(self) -> HTTPScope:
         """What the base has said of a request by the end of its head."""
         url = httptools.parse_url(self.url)
@@ -207,7 +234,7 @@ class Protocol(HttpToolsProtocol):
             "client": self.client,
             "scheme": self.scheme,  # type: ignore[typeddict-item]  # set with the connection
             "root_path": self.root_path,
-            "headers": self.headers,
+            "headers": self._head,
             "state": self.app_state.copy(),
             "method": self.parser.get_method().decode("ascii"),
             "path": self.root_path + (unquote(path) if "%" in path else path),
@@ -217,8 +244,9 @@ class Protocol(HttpToolsProtocol):
 
     def _begin_the_long_way(self) -> None:
         """Have the base do what it does by the end of a request's head."""
-        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        url, trailers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.url, self.expect_100_continue = url, expects
-        self.headers += headers  # in place: the scope has this list
+        self.headers += self._head  # in place: the scope has this list
         super().on_headers_complete()
+        self.headers = trailers

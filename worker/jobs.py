@@ -24,6 +24,8 @@ TICK_S: Final = 2
 FROZEN_S: Final = 8.0
 FULL_EVERY_MINUTES: Final = 15
 RETRY_S: Final = 0.2
+MAX_NEWS: Final = 10_000
+"""Notifications that wait: while Redis hangs, each takes its time-out."""
 
 log = get_logger(__name__)
 
@@ -33,7 +35,7 @@ class Hands:
 
     def __init__(self, stores: Stores) -> None:
         self._stores = stores
-        self._news: asyncio.Queue[str] = asyncio.Queue()
+        self._news: asyncio.Queue[str] = asyncio.Queue(MAX_NEWS)
 
     async def follow(self) -> None:
         """Make Redis follow, until cancelled."""
@@ -41,12 +43,21 @@ class Hands:
         try:
             while True:
                 try:
-                    await self._stores.ledger.listen(self._news.put_nowait)
+                    await self._stores.ledger.listen(self.hear)
                 except LedgerAway as error:
                     log.warning("hands_not_heard", reason=str(error))
                 await asyncio.sleep(RETRY_S)
         finally:
             await stop(following)
+
+    def hear(self, news: str) -> None:
+        """Keep a notification to be followed; in the place of too many, that all may differ."""
+        if self._news.full():
+            log.warning("hands_too_quick", news=news)
+            while not self._news.empty():
+                self._news.get_nowait()
+            news = "all"
+        self._news.put_nowait(news)
 
     async def _follow(self) -> None:
         while True:

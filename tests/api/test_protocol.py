@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from uvicorn import Config, Server
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from api.protocol import Cycle, Protocol
+from api.protocol import MAX_HEAD_BYTES, Cycle, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -91,6 +91,12 @@ class Line:
     async def ended(self) -> bool:
         """Whether the other side closes, without another word."""
         return await self._reader.read() == b""
+
+    async def closed(self) -> None:
+        """Wait until the other side closes, whatever it says, or is still told, before that."""
+        with suppress(ConnectionError):
+            while await self._reader.read(1024):
+                pass
 
 
 async def tell(scope: Scope, receive: Receive, send: Send) -> None:
@@ -203,6 +209,82 @@ async def test_a_stream_is_sent_part_by_part_and_hears_that_its_reader_has_gone(
             assert (await line.head())[1][b"transfer-encoding"] == b"chunked"
             assert await line.exactly(8) == b"3\r\none\r\n"
         await asyncio.wait_for(gone.wait(), 5)
+
+
+async def test_a_stream_hears_that_its_reader_has_gone_who_asked_for_more() -> None:
+    """A request that waits for the end of a stream does not hide from it that its reader went."""
+    gone = asyncio.Event()
+
+    async def stream(_scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        part = {"type": "http.response.body", "body": b"x", "more_body": True}
+        hanging_up = asyncio.create_task(receive())
+        while not hanging_up.done():
+            await send(part)
+            await asyncio.sleep(0)
+        gone.set()
+
+    async with served(stream, Protocol) as port:
+        async with Line.to(port) as line:
+            line.say(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+            await line.head()
+            line.say(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+        await asyncio.wait_for(gone.wait(), 5)
+
+
+@pytest.mark.parametrize("late", [b"", b"0\r\nX-Name: Other\r\nAuthorization: x\r\n\r\n"])
+async def test_a_trailer_is_no_header(late: bytes) -> None:
+    """Whatever stands in front of us has looked at the headers alone."""
+    end = b"0\r\nX-Name: Other\r\nAuthorization: x\r\n\r\n"
+    chunks = POST + CHUNKED + b"3\r\nhel\r\n"
+    async with served(tell, Protocol) as port, Line.to(port) as line:
+        line.say(chunks + end.removesuffix(late) if late else chunks + end)
+        if late:
+            await asyncio.sleep(0)
+            line.say(late)
+        told = json.loads((await line.answer())[2])
+        assert "Value" in told["headers"]
+        assert "Other" not in told["headers"]
+        assert "authorization" not in told["headers"]
+        assert told["read"] == repr(b"hel")
+
+
+ENDLESS: dict[str, bytes] = {
+    "a path": b"GET /" + b"a" * 1024,
+    "a name": b"GET / HTTP/1.1\r\n" + b"a" * 1024,
+    "a value": b"GET / HTTP/1.1\r\na: " + b"a" * 1024,
+    "headers": b"GET / HTTP/1.1\r\n" + b"a: a\r\n" * 170,
+    "an extension of a chunk": POST + CHUNKED + b"1;" + b"a" * 1024,
+    "trailers": POST + CHUNKED + b"0\r\n" + b"a: a\r\n" * 170,
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+async def test_what_has_no_end_is_refused(name: str) -> None:
+    """Long before it is a burden: a head, and whatever else is not a body."""
+
+    async def patient(_scope: Scope, receive: Receive, _send: Send) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    more = ENDLESS[name][-1020:] * (10 * MAX_HEAD_BYTES // 1020)  # several reads
+    async with served(patient, Protocol) as port, Line.to(port) as line:
+        line.say(ENDLESS[name] + more)
+        await line.closed()
+
+
+async def test_who_says_nothing_is_not_waited_for() -> None:
+    """Nor is one who does not come to the end of his first request."""
+
+    async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise AssertionError
+
+    async with served(app, Protocol, timeout_keep_alive=1) as port:
+        for said in (b"", b"GET / HT"):
+            async with Line.to(port) as line:
+                line.say(said)
+                assert await line.ended()
 
 
 async def test_who_hangs_up_before_his_answer_harms_nobody() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -11,9 +12,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 
 from engine import keys
 from engine.drain import Brake
+from engine.tasks import stop
 from tests import world
 from tests.engine.house import Shop
 from worker import drain, jobs
@@ -173,6 +176,26 @@ async def test_truncate_makes_events_cold(own_house: House) -> None:
     assert await shop.reserve(event_id, "ann") == ["cold"]
     await shop.warm(event_id)
     assert await shop.agree(event_id)
+
+
+async def test_hands_that_are_too_quick(own_house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More news than can be kept are none in particular: every event is compared."""
+    monkeypatch.setattr(jobs, "MAX_NEWS", 2)
+    shop = await Shop(own_house, 1).open()  # its first event is of partition 1
+    event_id = await shop.open_event(5, "ann")
+    await shop.sql("UPDATE events SET total_seats = 9 WHERE id = $1", event_id)
+    hands = Hands(own_house.stores)
+    with capture_logs() as logs:
+        for _ in range(3):
+            hands.hear("new 1")
+    assert [line["event"] for line in logs] == ["hands_too_quick"]
+    following = asyncio.create_task(hands._follow())  # noqa: SLF001 - it hears nothing else
+
+    async def agree() -> bool:
+        return await shop.agree(event_id)
+
+    await world.until(agree)
+    await stop(following)
 
 
 @pytest.mark.parametrize("news", ["new 1", "", "something else", "new"])
