@@ -156,6 +156,8 @@ class Engine:
             await lane.close()
         for waiters in self._waiters:
             await waiters.close()
+        if self._limiter:
+            await self._limiter.close()
         await self._redis.aclose()
         await self._ledger.close()
 

@@ -10,9 +10,13 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from engine import keys, metrics
-from engine.errors import REDIS_ERRORS
-from engine.scripts import evaluate
+from redis.exceptions import NoScriptError
+
+from engine import keys
+from engine.errors import RedisAway
+from engine.scripts import unfenced
+from engine.tasks import stop
+from engine.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +44,7 @@ class Limiter:
     """Lets callers pass."""
 
     def __init__(self, redis: Redis, *, max_calls: int, window_ms: int) -> None:
-        self._redis = redis
+        self._wire = Wire(redis.connection_pool)
         self._max = max_calls
         self._window_ms = window_ms
         self._waiting: dict[str, list[asyncio.Future[Allowance]]] = {}
@@ -55,6 +59,12 @@ class Limiter:
             self._task = asyncio.create_task(self._ask())
         return await answer
 
+    async def close(self) -> None:
+        """Stop. Who waits is let in no more."""
+        if self._task:
+            await stop(self._task)
+        await self._wire.close()
+
     async def _ask(self) -> None:
         while self._waiting:
             batch = {
@@ -63,23 +73,26 @@ class Limiter:
             counts = {caller: len(calls) for caller, calls in batch.items()}
             try:
                 answers = await self._ask_redis(counts)
-            except REDIS_ERRORS:
-                metrics.REDIS_ERRORS.inc()
+            except RedisAway:
                 answers = self._alone(counts)
             for calls, answer in zip(batch.values(), _by_fours(answers), strict=True):
                 _tell(calls, *answer)
 
     async def _ask_redis(self, counts: dict[str, int]) -> list[int]:
-        callers = map(keys.limit, counts)
-        answers: list[int] = await evaluate(
-            self._redis,
+        by_digest, with_text = unfenced(
             "limit",
             len(counts),
-            *callers,
+            *map(keys.limit, counts),
             self._max,
             self._window_ms,
             *counts.values(),
         )
+        (reply,) = await self._wire.exchange(by_digest)
+        if isinstance(reply, NoScriptError):
+            (reply,) = await self._wire.exchange(with_text)
+        if isinstance(reply, Exception):
+            raise RedisAway(f"Redis answered: {reply}")
+        answers: list[int] = reply
         return answers
 
     def _alone(self, counts: dict[str, int]) -> list[int]:

@@ -266,13 +266,23 @@ def _bound(held: bytes) -> int | None:
     return int(held) if held.isdigit() and len(held) <= MAX_DIGITS else None
 
 
-async def evaluate(redis: Redis, name: str, key_count: int, *keys_and_args: str | int) -> Any:
-    """Run a script that is not fenced (it sells nothing), loading it where Redis lacks it."""
+def unfenced(name: str, key_count: int, *keys_and_args: str | int) -> tuple[Command, Command]:
+    """The call of a script that is not fenced (it sells nothing): by its digest, and with its text.
+
+    The second is for a Redis that lacks it (``NoScriptError``); then it has it.
+    """
     text = source(name)
+    rest = (key_count, *keys_and_args)
+    return ("EVALSHA", _sha(text), *rest), ("EVAL", text, *rest)
+
+
+async def evaluate(redis: Redis, name: str, key_count: int, *keys_and_args: str | int) -> Any:
+    """Run a script that is not fenced, over redis-py."""
+    by_digest, with_text = unfenced(name, key_count, *keys_and_args)
     try:
-        return await redis.execute_command("EVALSHA", _sha(text), key_count, *keys_and_args)
+        return await redis.execute_command(*by_digest)
     except NoScriptError:
-        return await redis.execute_command("EVAL", text, key_count, *keys_and_args)
+        return await redis.execute_command(*with_text)
 
 
 def _fenced(text: str, fence: str) -> str:
@@ -280,5 +290,6 @@ def _fenced(text: str, fence: str) -> str:
     return f"{first}\n{fence}{rest}"
 
 
+@cache
 def _sha(text: str) -> str:
     return sha1(text.encode(), usedforsecurity=False).hexdigest()

@@ -44,6 +44,15 @@ async def nowhere() -> AsyncIterator[Redis]:
         yield redis
 
 
+@asynccontextmanager
+async def _limiter(
+    redis: Redis, *, max_calls: int, window_ms: int = HOUR_MS
+) -> AsyncIterator[Limiter]:
+    limiter = Limiter(redis, max_calls=max_calls, window_ms=window_ms)
+    yield limiter
+    await limiter.close()
+
+
 async def _passed(limiter: Limiter, calls: int) -> int:
     caller = uuid4().hex
     made = await asyncio.gather(*[limiter.admit(caller) for _ in range(calls)])
@@ -52,37 +61,44 @@ async def _passed(limiter: Limiter, calls: int) -> int:
 
 async def test_so_many_pass_and_no_more(redis: Redis) -> None:
     """Of any number of calls at once, as many pass as the window holds."""
-    assert await _passed(Limiter(redis, max_calls=100, window_ms=HOUR_MS), 250) == 100
+    async with _limiter(redis, max_calls=100) as limiter:
+        assert await _passed(limiter, 250) == 100
 
 
 async def test_without_redis_the_limit_holds_in_this_process(nowhere: Redis) -> None:
     """A Redis that is away neither stops the calls nor lifts the limit."""
-    assert await _passed(Limiter(nowhere, max_calls=100, window_ms=HOUR_MS), 250) == 100
+    async with _limiter(nowhere, max_calls=100) as limiter:
+        assert await _passed(limiter, 250) == 100
 
 
 async def test_two_processes_share_one_limit(settings: Settings, redis: Redis) -> None:
     """A caller has one limit, whichever process he reaches."""
     caller = uuid4().hex
-    async with redis_client(settings) as other:
-        limiters = [Limiter(r, max_calls=10, window_ms=HOUR_MS) for r in (redis, other)]
-        waits = [(await limiter.admit(caller)).wait_ms for _ in range(8) for limiter in limiters]
+    async with (
+        redis_client(settings) as other,
+        _limiter(redis, max_calls=10) as mine,
+        _limiter(other, max_calls=10) as theirs,
+    ):
+        waits = [(await each.admit(caller)).wait_ms for _ in range(8) for each in (mine, theirs)]
     assert waits[:10] == [0] * 10
     assert all(0 < wait <= HOUR_MS / 10 for wait in waits[10:])
 
 
 async def test_the_window_moves_on(redis: Redis) -> None:
     """Who waits as long as he was told passes."""
-    limiter, caller = Limiter(redis, max_calls=2, window_ms=200), uuid4().hex
-    while not (wait_ms := (await limiter.admit(caller)).wait_ms):
-        pass
-    await asyncio.sleep(wait_ms / 1000)
-    assert (await limiter.admit(caller)).wait_ms == 0
+    caller = uuid4().hex
+    async with _limiter(redis, max_calls=2, window_ms=200) as limiter:
+        while not (wait_ms := (await limiter.admit(caller)).wait_ms):
+            pass
+        await asyncio.sleep(wait_ms / 1000)
+        assert (await limiter.admit(caller)).wait_ms == 0
 
 
 async def test_each_is_told_what_is_left(redis: Redis) -> None:
     """Calls of one batch count down to none; each hears when his limit is whole again."""
-    limiter, caller = Limiter(redis, max_calls=5, window_ms=HOUR_MS), uuid4().hex
-    made = await asyncio.gather(*[limiter.admit(caller) for _ in range(6)])
+    caller = uuid4().hex
+    async with _limiter(redis, max_calls=5) as limiter:
+        made = await asyncio.gather(*[limiter.admit(caller) for _ in range(6)])
     assert [allowance.remaining for allowance in made] == [4, 3, 2, 1, 0, 0]
     assert {allowance.reset_ms for allowance in made} == {HOUR_MS}
     assert [allowance.wait_ms > 0 for allowance in made] == [False] * 5 + [True]
@@ -90,8 +106,9 @@ async def test_each_is_told_what_is_left(redis: Redis) -> None:
 
 async def test_without_redis_each_is_told_as_well(nowhere: Redis) -> None:
     """What this process alone knows."""
-    limiter, caller = Limiter(nowhere, max_calls=5, window_ms=HOUR_MS), uuid4().hex
-    made = [await limiter.admit(caller) for _ in range(6)]
+    caller = uuid4().hex
+    async with _limiter(nowhere, max_calls=5) as limiter:
+        made = [await limiter.admit(caller) for _ in range(6)]
     assert [allowance.remaining for allowance in made] == [4, 3, 2, 1, 0, 0]
     assert 0 < made[0].reset_ms <= HOUR_MS / 5 + 1
     assert [allowance.wait_ms > 0 for allowance in made] == [False] * 5 + [True]

@@ -53,7 +53,7 @@ def test_no_script_objects(path: Path) -> None:
 
 
 def test_eval_is_sent_from_one_place() -> None:
-    """``scripts.evaluate`` alone sends a script's text, and only of scripts that sell nothing."""
+    """``scripts.unfenced`` alone has a script's text sent, and only of scripts that sell nothing."""
     sends = [
         (name_of(path), function.name)
         for path in PYTHON
@@ -62,7 +62,7 @@ def test_eval_is_sent_from_one_place() -> None:
         for node in ast.walk(function)
         if isinstance(node, ast.Constant) and node.value in ("EVAL", "EVAL_RO", "FCALL")
     ]
-    assert sends == [("engine/scripts.py", "evaluate")]
+    assert sends == [("engine/scripts.py", "unfenced")]
 
 
 def test_only_recovery_loads_scripts() -> None:
