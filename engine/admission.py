@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 MAX_CALLS_A_WRITE: Final = 64
+"""Of each kind: looks, reserves, the rest."""
 CANCEL_HEADROOM: Final = 1.1
 """Cancels may go this far beyond the outbox's bound: they free seats."""
 
@@ -100,6 +101,7 @@ class Lane:
         self._queue_bound = queue_bound
         self._wire = Wire(pool)
         self._asks: dict[int, deque[_Ask]] = {}
+        self._looks: dict[int, list[asyncio.Future[Look | None]]] = {}
         self._calls: deque[_Call] = deque()
         self._queued = 0
         self._arrived = asyncio.Event()
@@ -151,16 +153,17 @@ class Lane:
         )
 
     def look(self, event_id: int, user_id: str = "") -> asyncio.Future[Look | None]:
-        """Read an event as it is now; None if it is cold."""
+        """Read an event as it is now; None if it is cold.
+
+        All who look at an event, and at no user of it, before the next write share one call.
+        """
         scripts = self._ready()
-
-        def parsed(reply: Any) -> Look | None:
-            look = look_reply(scripts.checked(reply))
-            if look and look.left + look.users != look.total:
-                raise Dirty("the event's seats do not add up")
-            return look
-
-        return self._send(scripts.look(event_id, user_id), parsed)
+        if user_id:
+            return self._send(scripts.look(event_id, user_id), lambda reply: _look(scripts, reply))
+        self._admit()
+        answer: asyncio.Future[Look | None] = self._loop.create_future()
+        self._looks.setdefault(event_id, []).append(answer)
+        return answer
 
     def find(self, number: Number) -> asyncio.Future[tuple[int, Any]]:
         """Read the last number given out, and the raw entry at or after a number (or None)."""
@@ -219,10 +222,14 @@ class Lane:
                 await self._exchange(calls)
 
     def _take(self) -> list[_Call]:
-        """What goes into the next write: bounded, events in turn."""
+        """What goes into the next write: of each kind a bounded part, so that none starves."""
         calls = [self._calls.popleft() for _ in range(min(len(self._calls), MAX_CALLS_A_WRITE))]
         self._queued -= len(calls)
-        for event_id in list(self._asks)[: MAX_CALLS_A_WRITE - len(calls)]:
+        for event_id in list(self._looks)[:MAX_CALLS_A_WRITE]:
+            lookers = self._looks.pop(event_id)
+            self._queued -= len(lookers)
+            calls.append(self._shared_look(event_id, lookers))
+        for event_id in list(self._asks)[:MAX_CALLS_A_WRITE]:
             asks = self._asks.pop(event_id)
             batch = [asks.popleft() for _ in range(min(len(asks), MAX_BATCH))]
             if asks:
@@ -230,6 +237,17 @@ class Lane:
             self._queued -= len(batch)
             calls.append(self._batch(event_id, batch))
         return calls
+
+    def _shared_look(self, event_id: int, answers: list[asyncio.Future[Look | None]]) -> _Call:
+        scripts = self._ready()
+
+        def resolve(reply: Any) -> None:
+            look = _look(scripts, reply)
+            for answer in answers:
+                if not answer.done():
+                    answer.set_result(look)
+
+        return _Call(scripts.look(event_id), resolve, answers)
 
     def _batch(self, event_id: int, batch: list[_Ask]) -> _Call:
         scripts = self._ready()
@@ -337,6 +355,13 @@ def _whole(word: bytes) -> Decision | None:
     if word == b"dirty":
         raise Dirty("the event's seats do not add up")
     raise Overloaded("the ledger is too far behind")
+
+
+def _look(scripts: Scripts, reply: Any) -> Look | None:
+    look = look_reply(scripts.checked(reply))
+    if look and look.left + look.users != look.total:
+        raise Dirty("the event's seats do not add up")
+    return look
 
 
 def _cancel_decision(scripts: Scripts, reply: Any) -> Decision | None:

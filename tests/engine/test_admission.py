@@ -92,6 +92,29 @@ async def test_one_call_for_one(shop: Shop) -> None:
     assert await _batches(shop) == [1, 1]
 
 
+async def test_one_look_for_all_who_look(shop: Shop, pause: Pause) -> None:
+    """Whoever looks while a call is in flight is told, of his event, what the next call sees."""
+    event_id, other = await shop.open_event(5), await shop.open_event(7)
+    async with _lane(shop) as lane:
+        await pause.begin()
+        first = lane.reserve(event_id, "ann")
+        await pause.in_flight()
+        before = await _looks(shop)
+        looks = [lane.look(each) for each in (event_id, other, event_id, other, event_id)]
+        looks[2].cancel()
+        await pause.end()
+        await first
+        seen = await asyncio.gather(*looks, return_exceptions=True)
+        assert [look.left for look in seen if isinstance(look, Look)] == [4, 7, 7, 4]
+        assert await _looks(shop) == before + 2
+
+
+async def _looks(shop: Shop) -> int:
+    """How often `look` was called: it alone asks how many users there are, and for a name."""
+    stats = await shop.redis.info("commandstats")
+    return int(stats["cmdstat_hlen"]["calls"]) - int(stats["cmdstat_time"]["calls"])
+
+
 async def test_gather_while_a_call_is_in_flight(shop: Shop, pause: Pause) -> None:
     """All of them are the next call, in their order."""
     event_id = await shop.open_event(100)
@@ -125,8 +148,10 @@ async def test_outcomes_are_counted(shop: Shop) -> None:
     async with _lane(shop) as lane:
         assert await lane.reserve(early, "ann") == Decision(Word.NOT_OPEN, at_ms=MAX_MS)
         assert await lane.reserve(late, "ann") == Decision(Word.CLOSED)
-        asks = [lane.reserve(event_id, user, "f") for user in ("ann", "bob", "bob", "cem", "dan")]
-        await asyncio.gather(*asks)
+        users = ("ann", "bob", "bob", "cem", "dan")
+        await asyncio.gather(*(lane.reserve(event_id, user, f"of {user}") for user in users))
+        claims = [await lane.claim("key", request) for request in ("one", "one", "other")]
+        assert claims == [True, True, False]
     after = counted()
     assert {word: after[word] - before[word] for word in after} == {
         Word.NOT_OPEN: 1,
@@ -135,6 +160,7 @@ async def test_outcomes_are_counted(shop: Shop) -> None:
         Word.REPLAYED: 1,
         Word.ALREADY_BOOKED: 1,
         Word.SOLD_OUT: 2,
+        Word.KEY_REUSED: 1,
     }
 
 
