@@ -53,7 +53,7 @@ def test_no_script_objects(path: Path) -> None:
 
 
 def test_eval_is_sent_from_one_place() -> None:
-    """``scripts.unfenced`` alone has a script's text sent, and only of scripts that sell nothing."""
+    """``scripts.unfenced`` alone has a script's text sent, and of scripts that sell nothing."""
     sends = [
         (name_of(path), function.name)
         for path in PYTHON
