@@ -189,7 +189,7 @@ class Ledger:
         return [row["pid"] for row in await self._fetch("end_frozen", older_than_s)]
 
     async def advance_epoch(self, partition: int, epoch: int) -> int | None:
-        """Begin a recovery: the new epoch, or None if somebody else began one."""
+        """Begin a recovery: the new epoch; None if somebody else began one, or there were many."""
         row = await self._fetchrow("advance_epoch", partition, epoch)
         return row["epoch"] if row else None
 

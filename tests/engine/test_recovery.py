@@ -337,6 +337,18 @@ async def test_epochs_are_used_up(shop: Shop) -> None:
         await shop.recovery.reopen(shop.partition, MAX_EPOCH)
 
 
+async def test_epochs_are_not_used_up_in_minutes(shop: Shop) -> None:
+    """Who is fenced again and again, by another version's recoveries, is slowed down."""
+    for epoch in range(shop.scripts.epoch, 10):
+        assert await shop.recovery.reopen(shop.partition, epoch) == epoch + 1
+    assert await shop.ledger.advance_epoch(shop.partition, 10) is None
+    await shop.sql(
+        "UPDATE epochs SET opened_at = opened_at - interval '10 s' WHERE p = $1 AND epoch = 1",
+        shop.partition,
+    )
+    assert await shop.recovery.reopen(shop.partition, 10) == 11
+
+
 async def test_number_beyond_a_closed_epoch_is_lost(shop: Shop) -> None:
     """Where each epoch's log ended is kept for good."""
     await shop.open_event(5, "ann", "bob")
