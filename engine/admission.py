@@ -1,9 +1,8 @@
 """Admission: who gets a seat, one micro-batch at a time.
 
-A lane is a partition's one connection for scripts. Requests that arrive while its script calls are
-in flight gather, and go together in the next write: one call an event, at most ``MAX_BATCH`` users
-each. There is no timer, so an idle engine adds no delay; and there is one write in flight, so the
-busier Redis is, the larger the batches.
+A lane is a partition's queue in front of Redis. Requests that arrive while calls are on the road
+gather, and go together in the next write: one call an event, at most ``MAX_BATCH`` users each.
+There is one write in flight, so the busier Redis is, the larger the batches.
 
 A call whose answer is lost is not sent again. Its callers get ``RedisAway``; when they try again,
 they meet their own booking.
@@ -17,25 +16,20 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from engine import keys, metrics
-from engine.errors import REDIS_ERRORS, Dirty, OnsaleError, Overloaded, RedisAway
+from engine.errors import Dirty, Overloaded, RedisAway
 from engine.idempotency import DAY_S
-from engine.log import get_logger
 from engine.model import MAX_BATCH, Number, Word
+from engine.road import Call
 from engine.scripts import Look, Scripts, look_reply
-from engine.tasks import stop
-from engine.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from redis.asyncio import ConnectionPool
-
+    from engine.road import Road
     from engine.scripts import Command
 
-log = get_logger(__name__)
-
-MAX_CALLS_A_WRITE: Final = 64
-"""Of each kind: looks, reserves, the rest."""
+MAX_OF_A_KIND: Final = 32
+"""Calls that a write takes of a lane's looks, of its reserves, and of the rest."""
 CANCEL_HEADROOM: Final = 1.1
 """Cancels may go this far beyond the outbox's bound: they free seats."""
 
@@ -74,14 +68,6 @@ class _Ask(NamedTuple):
     at_s: float
 
 
-class _Call(NamedTuple):
-    """A command on its way, who gets its reply, and who is told of its failure."""
-
-    command: Command
-    resolve: Callable[[Any], None]
-    answers: Sequence[asyncio.Future[Any]]
-
-
 class Lane:
     """The way of one partition's requests to Redis.
 
@@ -90,23 +76,19 @@ class Lane:
     ``Dirty``, ``Fenced``, ``RedisAway`` or ``Overloaded``.
     """
 
-    def __init__(
-        self, partition: int, pool: ConnectionPool, *, outbox_bound: int, queue_bound: int
-    ) -> None:
+    def __init__(self, partition: int, road: Road, *, outbox_bound: int, queue_bound: int) -> None:
         self.partition = partition
+        self.queued = 0
         self.scripts: Scripts | None = None
         self.refused: dict[int, int] = {}
         """Of events that are watched: how many users were refused since that began."""
         self._outbox_bound = outbox_bound
         self._queue_bound = queue_bound
-        self._wire = Wire(pool)
+        self._road = road
         self._asks: dict[int, deque[_Ask]] = {}
         self._looks: dict[int, list[asyncio.Future[Look | None]]] = {}
-        self._calls: deque[_Call] = deque()
-        self._queued = 0
-        self._arrived = asyncio.Event()
+        self._calls: deque[Call] = deque()
         self._loop = asyncio.get_running_loop()  # to ask for it each time is a system call
-        self._task = asyncio.create_task(self._run(), name=f"lane {partition}")
 
     def adopt(self, epoch: int) -> None:
         """Use the scripts of this epoch from now on."""
@@ -185,12 +167,6 @@ class Lane:
 
         return self._send(("HMGET", keys.log(self.partition), "seq", "acked"), parsed)
 
-    async def close(self) -> None:
-        """Stop. What is queued gets ``RedisAway``."""
-        await stop(self._task)
-        self._fail(self._take(), RedisAway("the engine is shutting down"))
-        await self._wire.close()
-
     def _ready(self) -> Scripts:
         if self.scripts is None:
             raise RedisAway(f"partition {self.partition} is not open yet")
@@ -198,10 +174,10 @@ class Lane:
 
     def _admit(self) -> None:
         self._ready()
-        if self._queued >= self._queue_bound:
-            raise Overloaded(f"{self._queued} requests wait for partition {self.partition}")
-        self._queued += 1
-        self._arrived.set()
+        if self.queued >= self._queue_bound:
+            raise Overloaded(f"{self.queued} requests wait for partition {self.partition}")
+        self.queued += 1
+        self._road.arrive(self)
 
     def _send(self, command: Command, parse: Callable[[Any], Any]) -> asyncio.Future[Any]:
         self._admit()
@@ -211,34 +187,27 @@ class Lane:
             if not answer.done():
                 answer.set_result(parse(reply))
 
-        self._calls.append(_Call(command, resolve, (answer,)))
+        self._calls.append(Call(command, resolve, (answer,)))
         return answer
 
-    async def _run(self) -> None:
-        while True:
-            await self._arrived.wait()
-            self._arrived.clear()
-            while calls := self._take():
-                await self._exchange(calls)
-
-    def _take(self) -> list[_Call]:
+    def take(self) -> list[Call]:
         """What goes into the next write: of each kind a bounded part, so that none starves."""
-        calls = [self._calls.popleft() for _ in range(min(len(self._calls), MAX_CALLS_A_WRITE))]
-        self._queued -= len(calls)
-        for event_id in list(self._looks)[:MAX_CALLS_A_WRITE]:
+        calls = [self._calls.popleft() for _ in range(min(len(self._calls), MAX_OF_A_KIND))]
+        self.queued -= len(calls)
+        for event_id in list(self._looks)[:MAX_OF_A_KIND]:
             lookers = self._looks.pop(event_id)
-            self._queued -= len(lookers)
+            self.queued -= len(lookers)
             calls.append(self._shared_look(event_id, lookers))
-        for event_id in list(self._asks)[:MAX_CALLS_A_WRITE]:
+        for event_id in list(self._asks)[:MAX_OF_A_KIND]:
             asks = self._asks.pop(event_id)
             batch = [asks.popleft() for _ in range(min(len(asks), MAX_BATCH))]
             if asks:
                 self._asks[event_id] = asks  # at the back of the line
-            self._queued -= len(batch)
+            self.queued -= len(batch)
             calls.append(self._batch(event_id, batch))
         return calls
 
-    def _shared_look(self, event_id: int, answers: list[asyncio.Future[Look | None]]) -> _Call:
+    def _shared_look(self, event_id: int, answers: list[asyncio.Future[Look | None]]) -> Call:
         scripts = self._ready()
 
         def resolve(reply: Any) -> None:
@@ -247,9 +216,9 @@ class Lane:
                 if not answer.done():
                     answer.set_result(look)
 
-        return _Call(scripts.look(event_id), resolve, answers)
+        return Call(scripts.look(event_id), resolve, answers)
 
-    def _batch(self, event_id: int, batch: list[_Ask]) -> _Call:
+    def _batch(self, event_id: int, batch: list[_Ask]) -> Call:
         scripts = self._ready()
         users, requests, answers, arrived_s = zip(*batch, strict=True)
         metrics.BATCH_SIZE.observe(len(batch))
@@ -260,44 +229,7 @@ class Lane:
             if event_id in self.refused:
                 self.refused[event_id] += refused
 
-        return _Call(command, resolve, answers)
-
-    async def _exchange(self, calls: list[_Call]) -> None:
-        """One write, and its replies in order."""
-        waiting = deque(calls)
-        try:
-            async with self._wire.timeout():
-                await self._wire.send([call.command for call in calls])
-                while waiting:
-                    reply = await self._wire.reply()
-                    self._settle(waiting[0], reply)
-                    waiting.popleft()
-        except asyncio.CancelledError:
-            await self._give_up(waiting, "the engine is shutting down")
-            raise
-        except REDIS_ERRORS as error:
-            await self._give_up(waiting, f"Redis does not answer: {error!r}")
-        except Exception:  # a lane that ended would leave its callers waiting for ever
-            log.exception("lane_failed", partition=self.partition)
-            await self._give_up(waiting, "the answer of Redis was not understood")
-
-    def _settle(self, call: _Call, reply: Any) -> None:
-        try:
-            call.resolve(reply)
-        except OnsaleError as error:
-            self._fail([call], error)
-
-    async def _give_up(self, calls: Sequence[_Call] | deque[_Call], reason: str) -> None:
-        metrics.REDIS_ERRORS.inc()
-        self._fail(calls, RedisAway(reason))
-        await self._wire.drop()
-
-    @staticmethod
-    def _fail(calls: Sequence[_Call] | deque[_Call], error: Exception) -> None:
-        for call in calls:
-            for answer in call.answers:
-                if not answer.done():
-                    answer.set_exception(error)
+        return Call(command, resolve, answers)
 
 
 def _decide(

@@ -51,6 +51,7 @@ from engine.model import (
 )
 from engine.outbox import Outbox
 from engine.recovery import Recovery, check_servers, redis_client
+from engine.road import Road
 from engine.service_keys import ServiceKeys
 from engine.tasks import stop
 from engine.watch import Sight, Watches
@@ -94,10 +95,11 @@ class Engine:
         self._partitions = settings.partitions
         self._ledger = Ledger(settings.postgres_dsn, command_s=COMMAND_S)
         self._redis = redis_client(settings)
+        self._road = Road(self._redis.connection_pool)
         self._lanes = [
             Lane(
                 partition,
-                self._redis.connection_pool,
+                self._road,
                 outbox_bound=settings.outbox_bound,
                 queue_bound=settings.queue_bound,
             )
@@ -152,8 +154,7 @@ class Engine:
         self.release_waiters()
         await self.watches.close()
         await stop(*self._tasks)
-        for lane in self._lanes:
-            await lane.close()
+        await self._road.close()
         for waiters in self._waiters:
             await waiters.close()
         if self._limiter:

@@ -787,7 +787,7 @@ def test_9_no_defects(call: Call) -> None:
 
 def test_9_no_traceback() -> None:
     """But the one that a 500 leaves, where there is poison."""
-    crash = Said("traceback", "worker-1", '{"event": "lane_failed", "exception": "Traceback"}')
+    crash = Said("traceback", "worker-1", '{"event": "road_failed", "exception": "Traceback"}')
     failed = Said("traceback", "api-1", '{"event": "request_failed", "exception": "Traceback"}')
     assert broken(given=facts(said=[crash])) == {9}
     assert broken(given=facts(said=[crash], poisoned=1)) == {9}

@@ -13,25 +13,38 @@ from redis.asyncio import ConnectionPool, Redis
 from engine import keys, metrics
 from engine.admission import Decision, Lane
 from engine.errors import Dirty, Fenced, Overloaded, RedisAway
-from engine.model import ALWAYS, MAX_MS, Number, Window, Word
+from engine.model import ALWAYS, MAX_BATCH, MAX_MS, Number, Window, Word
+from engine.road import MAX_CALLS_A_WRITE, Road
 from engine.scripts import Look
 from tests import world
+from tests.engine.house import Shop
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
-    from tests.engine.house import House, Shop
+    from tests.engine.house import House
 
 
 @asynccontextmanager
-async def _lane(
-    shop: Shop, *, outbox_bound: int = 100_000, queue_bound: int = 10_000, timeout_ms: int = 5000
-) -> AsyncIterator[Lane]:
-    pool = ConnectionPool.from_url(shop.house.settings.redis_dsn, socket_timeout=timeout_ms / 1000)
-    lane = Lane(shop.partition, pool, outbox_bound=outbox_bound, queue_bound=queue_bound)
+async def _road(shop: Shop, *, timeout_ms: int = 5000) -> AsyncIterator[Road]:
+    road = Road(
+        ConnectionPool.from_url(shop.house.settings.redis_dsn, socket_timeout=timeout_ms / 1000)
+    )
+    yield road
+    await road.close()
+
+
+def _on(road: Road, shop: Shop, *, outbox_bound: int = 100_000, queue_bound: int = 10_000) -> Lane:
+    """The lane of a partition that is open."""
+    lane = Lane(shop.partition, road, outbox_bound=outbox_bound, queue_bound=queue_bound)
     lane.adopt(shop.scripts.epoch)
-    yield lane
-    await lane.close()
+    return lane
+
+
+@asynccontextmanager
+async def _lane(shop: Shop, *, timeout_ms: int = 5000, **bounds: int) -> AsyncIterator[Lane]:
+    async with _road(shop, timeout_ms=timeout_ms) as road:
+        yield _on(road, shop, **bounds)
 
 
 class Pause:
@@ -260,25 +273,49 @@ async def test_answer_in_time_or_not_at_all(shop: Shop, pause: Pause) -> None:
 async def test_close_answers_everyone(shop: Shop, pause: Pause) -> None:
     """In flight or queued: nobody waits for ever."""
     event_id = await shop.open_event(100)
-    async with _lane(shop) as lane:
+    async with _road(shop) as road:
+        lane = _on(road, shop)
         await pause.begin()
         asked = [lane.reserve(event_id, "first")]
         await pause.in_flight()
         asked += [lane.reserve(event_id, "second"), lane.look(event_id)]
-        await lane.close()
+        await road.close()
         answers = await asyncio.gather(*asked, return_exceptions=True)
     assert [type(answer) for answer in answers] == [RedisAway] * 3
 
 
 async def test_before_it_is_open(shop: Shop) -> None:
     """Without an epoch there is nobody to ask."""
-    pool = shop.redis.connection_pool
-    lane = Lane(shop.partition, pool, outbox_bound=1, queue_bound=1)
-    with pytest.raises(RedisAway):
-        lane.reserve(1, "ann")
-    with pytest.raises(RedisAway):
-        lane.look(1)
-    await lane.close()
+    async with _road(shop) as road:
+        lane = Lane(shop.partition, road, outbox_bound=1, queue_bound=1)
+        with pytest.raises(RedisAway):
+            lane.reserve(1, "ann")
+        with pytest.raises(RedisAway):
+            lane.look(1)
+
+
+async def test_lanes_share_a_road(
+    house: House, partitions: Iterator[int], shop: Shop, pause: Pause
+) -> None:
+    """What is for several partitions goes together, in turn; what befalls one harms no other."""
+    other = await Shop(house, next(partitions)).open()
+    mine, theirs = await shop.open_event(300), await other.open_event(2)
+    async with _road(shop) as road:
+        lanes = _on(road, shop), _on(road, other)
+        await other.redis.hset(keys.log(other.partition), "epoch", "0")
+        await pause.begin()
+        first = lanes[0].reserve(mine, "first")
+        await pause.in_flight()
+        many = [lanes[0].reserve(mine, f"user {n}") for n in range(MAX_BATCH + 100)]
+        looks = [lanes[0].look(mine, f"user {n}") for n in range(3 * MAX_CALLS_A_WRITE)]
+        few = [lanes[1].reserve(theirs, user) for user in ("ann", "bob", "cem")]
+        await pause.end()
+        fenced = await asyncio.gather(*few, return_exceptions=True)
+        assert [type(each) for each in fenced] == [Fenced] * 3
+        assert not looks[-1].done()  # it was not kept waiting for all of them
+        decided = await asyncio.gather(first, *many)
+        assert sum(each.word is Word.RESERVED for each in decided) == 300
+        assert [look.total for look in await asyncio.gather(*looks)] == [300] * len(looks)
 
 
 async def test_older_epoch_is_not_adopted(shop: Shop) -> None:
