@@ -111,7 +111,7 @@ class Engine:
         self._recovery = Recovery(self._ledger, settings)
         self._limiter = (
             Limiter(
-                self._redis,
+                self._road,
                 max_calls=settings.rate_limit_max,
                 window_ms=settings.rate_limit_time_window,
             )
@@ -157,8 +157,6 @@ class Engine:
         await self._road.close()
         for waiters in self._waiters:
             await waiters.close()
-        if self._limiter:
-            await self._limiter.close()
         await self._redis.aclose()
         await self._ledger.close()
 

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from redis.exceptions import NoScriptError
 
 from engine import keys
 from engine.errors import RedisAway
+from engine.road import Call
 from engine.scripts import unfenced
-from engine.tasks import stop
-from engine.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from redis.asyncio import Redis
+    from engine.road import Road
 
 MAX_CALLERS: Final = 500
 MAX_REMEMBERED: Final = 100_000
@@ -41,77 +41,73 @@ UNLIMITED: Final = Allowance(0, 0, 0)
 
 
 class Limiter:
-    """Lets callers pass."""
+    """Lets callers pass. It is a lane of the road to Redis: see ``engine/road.py``."""
 
-    def __init__(self, redis: Redis, *, max_calls: int, window_ms: int) -> None:
-        self._wire = Wire(redis.connection_pool)
+    def __init__(self, road: Road, *, max_calls: int, window_ms: int) -> None:
+        self._road = road
         self._max = max_calls
         self._window_ms = window_ms
+        self.queued = 0
         self._waiting: dict[str, list[asyncio.Future[Allowance]]] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._is_known = True
+        """Whether Redis has the script, as far as we know."""
         self._used_until_s: dict[str, float] = {}
+        self._loop = asyncio.get_running_loop()  # to ask for it each time is a system call
 
     async def admit(self, caller: str) -> Allowance:
         """Make one call."""
-        answer: asyncio.Future[Allowance] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(caller, []).append(answer)
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._ask())
-        return await answer
+        answer: asyncio.Future[Allowance] = self._loop.create_future()
+        self._put(caller, [answer])
+        try:
+            return await answer
+        except RedisAway:
+            return self._alone(caller)
 
-    async def close(self) -> None:
-        """Stop. Who waits is let in no more."""
-        if self._task:
-            await stop(self._task)
-        await self._wire.close()
-
-    async def _ask(self) -> None:
-        while self._waiting:
-            batch = {
-                caller: self._waiting.pop(caller) for caller in list(self._waiting)[:MAX_CALLERS]
-            }
-            counts = {caller: len(calls) for caller, calls in batch.items()}
-            try:
-                answers = await self._ask_redis(counts)
-            except RedisAway:
-                answers = self._alone(counts)
-            for calls, answer in zip(batch.values(), _by_fours(answers), strict=True):
-                _tell(calls, *answer)
-
-    async def _ask_redis(self, counts: dict[str, int]) -> list[int]:
+    def take(self) -> list[Call]:
+        """The next batch: one script call for all of its callers."""
+        batch = {caller: self._waiting.pop(caller) for caller in list(self._waiting)[:MAX_CALLERS]}
+        self.queued -= sum(map(len, batch.values()))
         by_digest, with_text = unfenced(
             "limit",
-            len(counts),
-            *map(keys.limit, counts),
+            len(batch),
+            *map(keys.limit, batch),
             self._max,
             self._window_ms,
-            *counts.values(),
+            *map(len, batch.values()),
         )
-        (reply,) = await self._wire.exchange(by_digest)
-        if isinstance(reply, NoScriptError):
-            (reply,) = await self._wire.exchange(with_text)
-        if isinstance(reply, Exception):
-            raise RedisAway(f"Redis answered: {reply}")
-        answers: list[int] = reply
-        return answers
 
-    def _alone(self, counts: dict[str, int]) -> list[int]:
-        """What ``limit.lua`` does, for this process."""
+        def resolve(reply: Any) -> None:
+            self._is_known = not isinstance(reply, NoScriptError)
+            if not self._is_known:
+                for caller, calls in batch.items():
+                    self._put(caller, calls)
+                return
+            if isinstance(reply, Exception):
+                raise RedisAway(f"Redis answered: {reply}")
+            for calls, answer in zip(batch.values(), _by_fours(reply), strict=True):
+                _tell(calls, *answer)
+
+        command = by_digest if self._is_known else with_text
+        return [Call(command, resolve, list(chain.from_iterable(batch.values())))]
+
+    def _put(self, caller: str, calls: list[asyncio.Future[Allowance]]) -> None:
+        self._waiting.setdefault(caller, []).extend(calls)
+        self.queued += len(calls)
+        self._road.arrive(self)
+
+    def _alone(self, caller: str) -> Allowance:
+        """What ``limit.lua`` does for one call, for this process."""
         if len(self._used_until_s) > MAX_REMEMBERED:
             self._used_until_s.clear()
         now_s, window_s = time.monotonic(), self._window_ms / 1000
         step_s = window_s / self._max
-        answers = []
-        for caller, calls in counts.items():
-            used_until_s = max(self._used_until_s.get(caller, 0.0), now_s)
-            room = int((now_s + window_s - used_until_s) / step_s + 0.001)
-            passed = min(calls, max(room, 0))
-            used_until_s += passed * step_s
+        used_until_s = max(self._used_until_s.get(caller, 0.0), now_s)
+        room = int((now_s + window_s - used_until_s) / step_s + 0.001)
+        if room > 0:
+            used_until_s += step_s
             self._used_until_s[caller] = used_until_s
-            wait_ms = max(0, int((used_until_s + step_s - window_s - now_s) * 1000) + 1)
-            reset_ms = int((used_until_s - now_s) * 1000) + 1
-            answers += [passed, wait_ms, max(0, room - passed), reset_ms]
-        return answers
+        wait_ms = 0 if room > 0 else max(1, int((used_until_s + step_s - window_s - now_s) * 1000))
+        return Allowance(wait_ms, max(0, room - 1), int((used_until_s - now_s) * 1000) + 1)
 
 
 def _tell(

@@ -16,6 +16,7 @@ from engine.engine import Engine
 from engine.limiter import Limiter
 from engine.permissions import Permission
 from engine.recovery import redis_client
+from engine.road import Road
 from engine.settings import Settings
 from tests.api.conformance import Described
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from api.auth import Verifier
+    from tests.engine.house import House
 
 HOUR_MS = 3_600_000
 
@@ -48,9 +50,9 @@ async def nowhere() -> AsyncIterator[Redis]:
 async def _limiter(
     redis: Redis, *, max_calls: int, window_ms: int = HOUR_MS
 ) -> AsyncIterator[Limiter]:
-    limiter = Limiter(redis, max_calls=max_calls, window_ms=window_ms)
-    yield limiter
-    await limiter.close()
+    road = Road(redis.connection_pool)
+    yield Limiter(road, max_calls=max_calls, window_ms=window_ms)
+    await road.close()
 
 
 async def _passed(limiter: Limiter, calls: int) -> int:
@@ -92,6 +94,15 @@ async def test_the_window_moves_on(redis: Redis) -> None:
             pass
         await asyncio.sleep(wait_ms / 1000)
         assert (await limiter.admit(caller)).wait_ms == 0
+
+
+async def test_a_redis_that_forgot_the_script_is_given_it(own_house: House) -> None:
+    """Nobody is let in for that, and nobody is counted twice."""
+    caller = uuid4().hex
+    async with _limiter(own_house.redis, max_calls=5) as limiter:
+        for expected in (4, 3, 2):
+            assert (await limiter.admit(caller)).remaining == expected
+            await own_house.redis.script_flush()
 
 
 async def test_each_is_told_what_is_left(redis: Redis) -> None:
