@@ -719,7 +719,8 @@ async def delete_and_compare(scene: Scene, stores: Stores, event: int) -> None:
     with suppress(Unavailable):  # another fault is in the way
         checked = await reconcile.reconcile_event(stores, event, users=users)
         found = [Drift(*each) for each in checked.drift]
-        facts.drift += [each for each in found if (event, each.user_id) not in deleted]
+        # Not in `deleted`, but in all that was: another such person may be at the same event.
+        facts.drift += [each for each in found if (event, each.user_id) not in facts.touched]
         facts.mended |= deleted
 
 
