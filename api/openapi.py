@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from functools import lru_cache
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -65,7 +66,7 @@ _INFO: Json = {
         "405 `method_not_allowed`, another path 404 `not_found`.\n\n"
         "A token is needed if the server runs with `AUTH=token` or `AUTH=jwt`."
     ),
-    "version": "1.0",
+    "version": version("onsale"),
     "license": {"name": "MIT", "identifier": "MIT"},
 }
 
