@@ -95,7 +95,7 @@ class TestEvents:
         assert [event["id"] for event in answer.json()["events"]] == list(range(first, last))
         assert answer.json()["next"] == str(last - 1)
 
-    async def test_one_write_a_partition(
+    async def test_one_write(
         self, client: AsyncClient, stores: Stores, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Redis is asked for all of a page at once, however many events are on it."""
@@ -110,7 +110,7 @@ class TestEvents:
         monkeypatch.setattr(Wire, "send", counted)
         query = {"after": made[0]["id"] - 1, "limit": 40}
         assert len((await client.get("/api/events", params=query)).json()["events"]) == 40
-        assert writes == [40 / stores.partitions] * stores.partitions
+        assert writes == [40]
 
     async def test_seats_that_do_not_add_up(
         self, client: AsyncClient, open_event: OpenEvent, stores: Stores
