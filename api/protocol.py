@@ -86,7 +86,7 @@ class Cycle(RequestResponseCycle):
 
     def _sent_whole(self, start: Any, message: Any) -> bool:
         """Send an answer in one write, if it is whole and has nothing unusual."""
-        body, headers = message["body"], start["headers"]
+        body, headers = message.get("body", b""), start.get("headers", ())
         if (
             message.get("more_body")
             or (b"content-length", b"%d" % len(body)) not in headers
