@@ -106,7 +106,8 @@ class Limiter:
         if room > 0:
             used_until_s += step_s
             self._used_until_s[caller] = used_until_s
-        wait_ms = 0 if room > 0 else max(1, int((used_until_s + step_s - window_s - now_s) * 1000))
+        wait_s = used_until_s + step_s - window_s - now_s
+        wait_ms = 0 if room > 0 else max(0, int(wait_s * 1000)) + 1
         return Allowance(wait_ms, max(0, room - 1), int((used_until_s - now_s) * 1000) + 1)
 
 

@@ -1,8 +1,8 @@
 """A few sessions with Postgres, each lent to one caller at a time.
 
-asyncpg's own pool puts a proxy around each session and takes it back in a task of its own: that was
-a fifth of what a drain of one booking cost the worker. Nothing of ours outlives its transaction, so
-there is nothing to reset between two callers.
+asyncpg's own pool puts a proxy around each session and takes it back in a task of its own, which
+costs a small drain more than it can spare (``python -m bench.drain``). Nothing of ours outlives its
+transaction, so there is nothing to reset between two callers.
 """
 
 from __future__ import annotations
