@@ -1,21 +1,21 @@
 """Answers as bytes, ready to send.
 
-No response object stands between an endpoint and the server: an answer is the two ASGI messages
-themselves. One that is always the same is therefore built once and sent any number of times.
+An answer knows its bytes. One that is always the same is therefore built once and sent any number
+of times.
 """
 
 from __future__ import annotations
 
 import time
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from api import schemas
 
 if TYPE_CHECKING:
-    from starlette.types import Message, Send
+    from starlette.types import Send
 
     from engine.model import Event
 
@@ -29,33 +29,41 @@ encode = msgspec.json.Encoder().encode
 """Write a value of this API as JSON bytes."""
 
 
-class Answer(NamedTuple):
-    """A whole HTTP answer as the two ASGI messages it is sent in. Neither is ever changed."""
+class Answer:
+    """A whole HTTP answer. It is never changed, so that one may be sent to many."""
 
-    start: Message
-    body: Message
+    __slots__ = ("_rest", "body", "headers", "status")
+
+    def __init__(self, status: int, body: bytes, headers: tuple[Header, ...]) -> None:
+        self.status = status
+        self.body = body
+        self.headers = headers
+        self._rest = b""
+
+    @property
+    def rest(self) -> bytes:
+        """Its headers and its body as HTTP/1.1 has them."""
+        if not self._rest:
+            head = b"".join([b"%b: %b\r\n" % header for header in self.headers])
+            self._rest = b"%b\r\n%b" % (head, self.body)
+        return self._rest
+
+    def with_headers(self, *headers: Header) -> Answer:
+        """The same with more headers."""
+        return Answer(self.status, self.body, (*self.headers, *headers))
 
     async def send(self, send: Send) -> None:
-        """Send both messages."""
-        await send(self.start)
-        await send(self.body)
+        """Send it as the two messages of ASGI."""
+        headers = [*self.headers]
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body})
 
 
 def answer(status: int, body: bytes, *headers: Header, media_type: bytes = JSON) -> Answer:
     """Build an answer; what every answer carries is added to ``headers``."""
-    return Answer(
-        {
-            "type": "http.response.start",
-            "status": status,
-            "headers": [
-                (b"content-type", media_type),
-                (b"content-length", b"%d" % len(body)),
-                NO_STORE,
-                *headers,
-            ],
-        },
-        {"type": "http.response.body", "body": body},
-    )
+    length = b"%d" % len(body)
+    common = ((b"content-type", media_type), (b"content-length", length), NO_STORE)
+    return Answer(status, body, (*common, *headers))
 
 
 def location(booking_id: int) -> Header:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, cast
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from api import auth, routes
+from api.express import PLACE, Express
+from api.protocol import EXPRESS
 from engine import tracing
 from engine.engine import Engine
 from engine.errors import Misconfigured
@@ -41,11 +43,11 @@ class Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, or live through the life of the process."""
         if scope["type"] == "lifespan":
-            await self._live(receive, send)
+            await self._live(scope, receive, send)
         else:
             await self._http(scope, receive, send)
 
-    async def _live(self, receive: Receive, send: Send) -> None:
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Open the engine, wait for the end, close it.
 
         A start-up that is refused is told in one line: Starlette's own lifespan sends a traceback.
@@ -71,6 +73,15 @@ class Application:
             from api.tracing import Trace  # noqa: PLC0415  an extra
 
             self._http = Trace(self._http, tracing.tracer)
+        if not self._is_watched:
+            express = Express(
+                engine,
+                self._http,
+                wait_ms=self._settings.reserve_wait_ms,
+                rate_limit=self._settings.rate_limit_max,
+                verifier=verifier,
+            )
+            scope["state"][EXPRESS] = {PLACE: express.take}
         calm_the_garbage_collector()
         with released_on_signal(engine):
             await send({"type": "lifespan.startup.complete"})
@@ -79,6 +90,13 @@ class Application:
         if flush:
             await asyncio.to_thread(flush)
         await send({"type": "lifespan.shutdown.complete"})
+
+    @property
+    def _is_watched(self) -> bool:
+        """Whether something must stand around each request that only an application can be."""
+        settings = self._settings
+        by_address = settings.rate_limit_max and settings.trusted_proxies
+        return bool(tracing.tracer or settings.log_level == "debug" or by_address)
 
 
 def create() -> Application:

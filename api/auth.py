@@ -177,51 +177,56 @@ class Identify:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
-        scope["caller"] = self._caller(scope["headers"])
+        scope["caller"] = identify(scope["headers"], self._verifier)
         await self._app(scope, receive, send)
 
-    def _caller(self, headers: list[tuple[bytes, bytes]]) -> Caller:
-        said = [value for name, value in headers if name == b"authorization"]
-        if not said:
-            return STRANGER
-        scheme, _, token = said[0].partition(b" ")
-        if len(said) > 1 or scheme.lower() != b"bearer" or not token:
-            return STRANGER._replace(detail=_UNREADABLE)
-        try:
-            return self._verifier.caller(token.strip(b" "))
-        except Refused as refused:
-            return STRANGER._replace(detail=refused.detail)
-        except LedgerAway:
-            return STRANGER._replace(code="ledger_unavailable")
+
+def identify(headers: list[tuple[bytes, bytes]], verifier: Verifier) -> Caller:
+    """Who has sent these headers; a stranger, if that cannot be known."""
+    said = [value for name, value in headers if name == b"authorization"]
+    if not said:
+        return STRANGER
+    scheme, _, token = said[0].partition(b" ")
+    if len(said) > 1 or scheme.lower() != b"bearer" or not token:
+        return STRANGER._replace(detail=_UNREADABLE)
+    try:
+        return verifier.caller(token.strip(b" "))
+    except Refused as refused:
+        return STRANGER._replace(detail=refused.detail)
+    except LedgerAway:
+        return STRANGER._replace(code="ledger_unavailable")
 
 
-def permit(scope: Scope, permission: Permission) -> None:
+def permit(caller: Caller, permission: Permission) -> None:
     """Refuse a caller who may not do this."""
-    caller: Caller = scope["caller"]
     if permission not in caller.permissions:
         raise Refused(caller.code, caller.detail)
 
 
-def name_of(scope: Scope) -> str:
-    """Under which name this caller is known; empty where everybody is let in."""
+def caller_of(scope: Scope) -> Caller | None:
+    """Who calls; None where everybody is let in."""
     caller: Caller | None = scope.get("caller")
+    return caller
+
+
+def name_of(caller: Caller | None) -> str:
+    """Under which name this caller is known; empty where everybody is let in."""
     return caller.name if caller else ""
 
 
-def user_of(scope: Scope) -> str | None:
+def user_of(caller: Caller | None) -> str | None:
     """The only user for whom this caller may act; None if he may for each."""
-    caller: Caller | None = scope.get("caller")
     return caller.user_id if caller else None
 
 
-def may_see(scope: Scope, user_id: str) -> bool:
+def may_see(caller: Caller | None, user_id: str) -> bool:
     """Whether this caller may know of what this user has; what is nobody's, each may."""
-    return not user_id or user_of(scope) in (None, user_id)
+    return not user_id or user_of(caller) in (None, user_id)
 
 
-def check_user(scope: Scope, user_id: str) -> None:
+def check_user(caller: Caller | None, user_id: str) -> None:
     """Refuse a caller who acts for a user that he is not."""
-    user = user_of(scope)
+    user = user_of(caller)
     if user is not None and user != user_id:
         raise Refused("forbidden")
 

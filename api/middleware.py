@@ -11,6 +11,7 @@ from uuid import uuid4
 import msgspec
 from structlog.contextvars import bound_contextvars, get_contextvars
 
+from api.auth import caller_of, name_of
 from api.languages import language_of
 from api.problems import FAULTS, Refused, fault, problem, refusal
 from engine.log import get_logger
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from api.answers import Header
+    from api.auth import Caller
     from engine.engine import Engine
     from engine.limiter import Allowance
 
@@ -31,21 +33,25 @@ _GOOD_ID = re.compile(rb"[!-~]{1,128}")
 class RateLimit:
     """Lets each caller make only so many calls below ``/api/``, and says how many are left.
 
-    A caller is who his token says he is, else the address that he comes from.
+    A caller is who his token says he is, else the address that he comes from. A call that has an
+    ``allowance`` in its scope was counted already.
     """
 
     def __init__(self, app: ASGIApp, engine: Engine, *, max_calls: int) -> None:
         self._app = app
         self._engine = engine
-        self._limit: Header = (b"x-ratelimit-limit", b"%d" % max_calls)
+        self._max_calls = max_calls
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or say when to come again."""
         if not scope["path"].startswith("/api/"):
             await self._app(scope, receive, send)
             return
-        made = await self._engine.admit(_name_of(scope))
-        marked = _marked(send, self._limit, *_left(made))
+        made = scope.get("allowance")
+        if made is None:
+            name = limited_by(caller_of(scope), scope.get("client"))
+            made = await self._engine.admit(name)
+        marked = _marked(send, *limits_of(made, self._max_calls))
         if made.wait_ms:
             seconds, language = _seconds(made.wait_ms), language_of(scope)
             await problem("rate_limited", language, retry_after_seconds=seconds).send(marked)
@@ -53,17 +59,15 @@ class RateLimit:
             await self._app(scope, receive, marked)
 
 
-def _name_of(scope: Scope) -> str:
-    caller = scope.get("caller")
-    if caller and caller.name:
-        name: str = caller.name
-        return name
-    return scope["client"][0] if scope.get("client") else ""
+def limited_by(caller: Caller | None, client: tuple[str, int] | None) -> str:
+    """Under which name a caller's calls are counted."""
+    return name_of(caller) or (client[0] if client else "")
 
 
-def _left(made: Allowance) -> tuple[Header, Header]:
-    """What is left of a limit, and in how many seconds it is whole again."""
+def limits_of(made: Allowance, max_calls: int) -> tuple[Header, ...]:
+    """What a limit is, what is left of it, and in how many seconds it is whole again."""
     return (
+        (b"x-ratelimit-limit", b"%d" % max_calls),
         (b"x-ratelimit-remaining", b"%d" % made.remaining),
         (b"x-ratelimit-reset", b"%d" % _seconds(made.reset_ms)),
     )

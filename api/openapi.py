@@ -207,7 +207,7 @@ def _problem(codes: list[str]) -> Json:
     """The refusals and faults of one status."""
     rows = [PROBLEMS[code] for code in codes]
     answers = {code: _bare(code) for code in codes}
-    names = {name.decode() for bare in answers.values() for name, _ in bare.start["headers"]}
+    names = {name.decode() for bare in answers.values() for name, _ in bare.headers}
     if "body_too_slow" in codes:
         names.add("connection")
     content = {
@@ -215,8 +215,7 @@ def _problem(codes: list[str]) -> Json:
             "allOf": [_ref("schemas", "Problem"), {"properties": {"code": {"enum": codes}}}]
         },
         "examples": {
-            code: {"value": msgspec.json.decode(bare.body["body"])}
-            for code, bare in answers.items()
+            code: {"value": msgspec.json.decode(bare.body)} for code, bare in answers.items()
         },
     }
     return {

@@ -388,8 +388,7 @@ BARE = {language: {code: problem(code, language) for code in PROBLEMS} for langu
 """Each problem without a detail of its own, built once: refusals are most of an on-sale."""
 
 _ALREADY_BOOKED: dict[Language, bytes] = {
-    language: bare["already_booked"].body["body"].removesuffix(b"}")
-    for language, bare in BARE.items()
+    language: bare["already_booked"].body.removesuffix(b"}") for language, bare in BARE.items()
 }
 
 

@@ -25,10 +25,16 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from uvicorn._types import ASGIReceiveEvent, HTTPScope
+
+    from api.answers import Answer
 
 MAX_HEAD_BYTES: Final = 65_536
 """The parser keeps what has no end, and copies it with each read: it would stop for everybody."""
+EXPRESS: Final = "express"
+"""Where an application leaves, in the state of its lifespan, what takes requests over."""
 _SHORT: Final = frozenset((b"GET", b"POST", b"DELETE", b"PATCH"))
 _CLOSE: Final = (b"connection", b"close")
 
@@ -51,16 +57,21 @@ class Cycle(RequestResponseCycle):
     _taken = False
     _start: Any = None
 
-    def __init__(self, protocol: Protocol, scope: HTTPScope, body: bytes) -> None:
+    def __init__(
+        self, protocol: Protocol, url: bytes, headers: list[tuple[bytes, bytes]], body: bytes
+    ) -> None:
         # The base's own would cost as much as all the rest.
-        self.scope = scope
+        self.protocol = protocol
+        self.url = url
+        self.headers = headers
         self.transport = protocol.transport
         self.flow = protocol.flow
         self.logger = protocol.logger
         self.default_headers = protocol.server_state.default_headers
         self.on_response = protocol.on_response_complete
         self.keep_alive = protocol.parser.should_keep_alive()
-        self._body = body
+        self.method = protocol.parser.get_method()
+        self.whole_body = body
 
     @cached_property
     def message_event(self) -> asyncio.Event:  # type: ignore[override]  # seldom needed
@@ -72,7 +83,20 @@ class Cycle(RequestResponseCycle):
         if self._taken or self.disconnected:
             return await super().receive()
         self._taken = True
-        return {"type": "http.request", "body": self._body, "more_body": False}
+        return {"type": "http.request", "body": self.whole_body, "more_body": False}
+
+    def run(self, app: Any, **more: Any) -> None:
+        """Have an application serve the request, with more in its scope."""
+        self.scope = self.protocol.scope_of(self)
+        self.scope.update(more)  # type: ignore[typeddict-item]  # an application may have its own
+        self.protocol.start(self, app)
+
+    def answer(self, answer: Answer) -> None:
+        """Send a whole answer from outside a task."""
+        if self._is_plain:
+            self._write(STATUS_LINE[answer.status], answer.rest)
+        else:
+            self.run(lambda _scope, _receive, send: answer.send(send))
 
     async def send(self, message: Any) -> None:
         """Keep the head of an answer until its body is there, and send both in one write."""
@@ -91,23 +115,28 @@ class Cycle(RequestResponseCycle):
             message.get("more_body")
             or (b"content-length", b"%d" % len(body)) not in headers
             or _CLOSE in headers
-            or not self.keep_alive
-            or self.disconnected
-            or self.flow.write_paused
+            or not self._is_plain
         ):
             return False
-        lines = [STATUS_LINE[start["status"]]]
-        lines += [b"%b: %b\r\n" % header for header in self.default_headers]
-        lines += [b"%b: %b\r\n" % header for header in headers]
-        head = b"".join(lines)
-        if head.count(b"\n") != len(lines):  # a value would become a header: uvicorn says so
+        head = b"".join([b"%b: %b\r\n" % header for header in headers])
+        if head.count(b"\n") != len(headers):  # a value would become a header: uvicorn says so
             return False
+        self._write(STATUS_LINE[start["status"]], b"%b\r\n%b" % (head, body))
+        return True
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether nothing must be said or waited for beside the answer."""
+        return self.keep_alive and not self.disconnected and not self.flow.write_paused
+
+    def _write(self, status_line: bytes, rest: bytes) -> None:
+        """Send all of an answer at once."""
         self.response_started = self.response_complete = True
-        self.transport.write(b"%b\r\n%b" % (head, body))
+        common = b"".join([b"%b: %b\r\n" % header for header in self.default_headers])
+        self.transport.write(b"%b%b%b" % (status_line, common, rest))
         if "message_event" in self.__dict__:
             self.message_event.set()
         self.on_response()
-        return True
 
 
 class Protocol(HttpToolsProtocol):
@@ -187,8 +216,10 @@ class Protocol(HttpToolsProtocol):
             super().on_message_complete()
             return
         body, self._body = b"".join(self._body), None
-        self.cycle = Cycle(self, self._whole_scope(), body)
-        self._start_asgi_task(self.cycle, self.app)
+        self.cycle = self._running = cycle = Cycle(self, self.url, self._head, body)
+        take = self._express.get((cycle.method, cycle.url))
+        if take is None or not take(cycle):
+            cycle.run(self.app)
 
     def on_response_complete(self) -> None:
         """An answer was sent; a timer that runs is left alone, and looks when it ends."""
@@ -218,13 +249,25 @@ class Protocol(HttpToolsProtocol):
     def _look_in(self, seconds: float) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self._close_if_idle)
 
+    def start(self, cycle: Cycle, app: Any) -> None:
+        """Have an application serve a request."""
+        self._start_asgi_task(cycle, app)
+
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
         super()._start_asgi_task(cycle, app)
 
-    def _whole_scope(self) -> HTTPScope:
-        """What the base has said of a request by the end of its head."""
-        url = httptools.parse_url(self.url)
+    @cached_property
+    def _express(self) -> Mapping[tuple[bytes, bytes], Callable[[Cycle], bool]]:
+        """What takes a request over without a task, by method and path."""
+        takers: Mapping[tuple[bytes, bytes], Callable[[Cycle], bool]] = self.app_state.get(
+            EXPRESS, {}
+        )
+        return takers
+
+    def scope_of(self, cycle: Cycle) -> HTTPScope:
+        """What the base says of a request by the end of its head."""
+        url = httptools.parse_url(cycle.url)
         path = url.path.decode("ascii")
         return {
             "type": "http",
@@ -234,9 +277,9 @@ class Protocol(HttpToolsProtocol):
             "client": self.client,
             "scheme": self.scheme,  # type: ignore[typeddict-item]  # set with the connection
             "root_path": self.root_path,
-            "headers": self._head,
+            "headers": cycle.headers,
             "state": self.app_state.copy(),
-            "method": self.parser.get_method().decode("ascii"),
+            "method": cycle.method.decode("ascii"),
             "path": self.root_path + (unquote(path) if "%" in path else path),
             "raw_path": self.root_path.encode("ascii") + url.path,
             "query_string": url.query or b"",

@@ -60,9 +60,8 @@ _NO_CURSOR = Texts(
 )
 
 
-def headers_of(scope: Scope) -> dict[bytes, bytes]:
+def headers_of(pairs: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     """The headers by lower-case name; one that was sent twice is joined (RFC 9110, 5.3)."""
-    pairs: list[tuple[bytes, bytes]] = scope["headers"]
     headers = dict(pairs)
     if len(headers) != len(pairs):
         for name in headers:

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import openapi, prefer, schemas
 from api.answers import Answer, Header, answer, encode, event_of, location, rfc3339
-from api.auth import Identify, check_user, may_see, name_of, permit, user_of
+from api.auth import Identify, caller_of, check_user, may_see, name_of, permit, user_of
 from api.languages import Language, chosen, language_of
 from api.middleware import Problems, RateLimit, RequestIds, RequestLog
 from api.pages import page
@@ -65,7 +65,7 @@ Call = tuple[Permission | None, Endpoint]
 
 OPEN: Final = None
 
-_RESERVE = "/api/bookings/reserve"
+RESERVE: Final = "/api/bookings/reserve"
 _RESERVATION = b'{"id":%d,"event_id":%d,"user_id":%b,"created_at":"%b","status":"%b"}'
 _REPLAYED: Header = (b"idempotency-replayed", b"true")
 _REASONS = frozenset(Word)
@@ -86,10 +86,7 @@ class Resource:
         self.permissions = {method: permission for method, (permission, _) in calls.items()}
         self._endpoints = {method: endpoint for method, (_, endpoint) in calls.items()}
         allow: Header = (b"allow", ", ".join(sorted([*calls, "OPTIONS"])).encode())
-        self._options = Answer(
-            {"type": "http.response.start", "status": 204, "headers": [allow]},
-            {"type": "http.response.body", "body": b""},
-        )
+        self._options = Answer(204, b"", (allow,))
         self._not_allowed = {
             language: problem("method_not_allowed", language, allow) for language in Language
         }
@@ -125,35 +122,30 @@ class Bookings:
 
     async def reserve(self, scope: Scope, receive: Receive) -> Answer | None:
         """Take a seat: 201 confirmed, 202 pending."""
-        headers = headers_of(scope)
+        headers = headers_of(scope["headers"])
         check_media(headers)
-        wait_ms, applied = self._wait(headers)
-        fingerprint = fingerprint_of(headers, name_of(scope))
+        wait_ms, applied = wait_of(headers, self._wait_ms)
+        fingerprint = fingerprint_of(headers, name_of(caller_of(scope)))
         body = await read_body(receive, self._body_deadline)
         if body is None:
             return None
         request = parse_reserve(body)
-        if "caller" in scope:
-            check_user(scope, request.user_id)
-        made = await self._engine.reserve(
-            request.event_id, request.user_id, fingerprint=fingerprint, wait_ms=wait_ms
-        )
-        match made.word:
-            case Word.RESERVED:
-                return _reserved(request, made, *applied)
-            case Word.REPLAYED:
-                return _reserved(request, made, _REPLAYED, *applied)
-            case Word.ALREADY_BOOKED:
-                return already_booked(made.booking_id, chosen(headers.get(b"accept-language")))
-            case Word.NOT_OPEN:
-                return not_open(made.opens_ms, chosen(headers.get(b"accept-language")))
-            case refused:
-                return BARE[chosen(headers.get(b"accept-language"))][refused]
+        check_user(caller_of(scope), request.user_id)
+        outcome = scope.get("outcome")
+        if isinstance(outcome, Exception):
+            raise outcome
+        if outcome is not None:
+            made = await self._engine.refused(outcome, request.event_id, request.user_id)
+        else:
+            made = await self._engine.reserve(
+                request.event_id, request.user_id, fingerprint=fingerprint, wait_ms=wait_ms
+            )
+        return answer_of(made, request, headers, applied)
 
     async def read(self, scope: Scope, _receive: Receive) -> Answer:
         """Read a booking back: 200, or what has become of it."""
         booking = await self._engine.booking(id_of(scope, largest=MAX_BOOKING_ID))
-        if booking is None or not may_see(scope, booking.user_id):
+        if booking is None or not may_see(caller_of(scope), booking.user_id):
             return BARE[language_of(scope)]["booking_not_found"]
         status = booking.status
         if status not in (Status.PENDING, Status.CONFIRMED):
@@ -173,21 +165,14 @@ class Bookings:
     async def cancel(self, scope: Scope, _receive: Receive) -> Answer:
         """Give the seat back: 200 when the ledger knows, 202 when not yet."""
         booking_id = id_of(scope, largest=MAX_BOOKING_ID)
-        wait_ms, applied = self._wait(headers_of(scope))
-        made = await self._engine.cancel(booking_id, wait_ms=wait_ms, user_id=user_of(scope))
+        wait_ms, applied = wait_of(headers_of(scope["headers"]), self._wait_ms)
+        made = await self._engine.cancel(
+            booking_id, wait_ms=wait_ms, user_id=user_of(caller_of(scope))
+        )
         if made.word is not Word.CANCELLED:
             return BARE[language_of(scope)][made.word]
         body = encode(schemas.Cancellation(message=_GIVEN_BACK, id=booking_id))
         return answer(200 if made.in_ledger else 202, body, *applied)
-
-    def _wait(self, headers: dict[bytes, bytes]) -> tuple[int, tuple[Header, ...]]:
-        """How long to wait for the ledger, and the header that says so if the caller asked."""
-        asked = headers.get(b"prefer")
-        if asked is not None:
-            wait_ms, applied = prefer.parse(asked)
-            if wait_ms is not None and applied is not None:
-                return wait_ms, ((b"preference-applied", applied),)
-        return self._wait_ms, ()
 
 
 class Reads:
@@ -207,7 +192,7 @@ class Reads:
     async def statistics(self, scope: Scope, _receive: Receive) -> Answer:
         """What a user has booked; zeros for one who is unknown."""
         user_id = user_id_of(scope, "/metrics/")
-        check_user(scope, user_id)
+        check_user(caller_of(scope), user_id)
         found = await self._engine.statistics(user_id)
         return _ok(
             schemas.UserStatistics(
@@ -249,7 +234,7 @@ class Events:
 
     async def create(self, scope: Scope, receive: Receive) -> Answer | None:
         """Make an event: 201."""
-        check_media(headers_of(scope))
+        check_media(headers_of(scope["headers"]))
         body = await read_body(receive, self._body_deadline)
         if body is None:
             return None
@@ -265,7 +250,7 @@ class Events:
     async def change(self, scope: Scope, receive: Receive) -> Answer | None:
         """Give an event another name, other seats, another window."""
         event_id = id_of(scope, largest=MAX_EVENT_ID)
-        check_media(headers_of(scope))
+        check_media(headers_of(scope["headers"]))
         body = await read_body(receive, self._body_deadline)
         if body is None:
             return None
@@ -296,7 +281,7 @@ class Events:
     async def bookings_of_user(self, scope: Scope, _receive: Receive) -> Answer:
         """A page of a user's bookings, the newest first."""
         user_id = user_id_of(scope, "/api/users/", "/bookings")
-        check_user(scope, user_id)
+        check_user(caller_of(scope), user_id)
         paging = paging_of(scope)
         page = await self._engine.events.bookings_of_user(
             user_id, after=paging.after_place, limit=paging.limit
@@ -346,11 +331,11 @@ def build(
     resources = table(engine, wait_ms=wait_ms, body_seconds=body_seconds)
     routes = [Route(path, resource) for path, resource in resources.items()]
     router = Router(routes, redirect_slashes=False, default=nothing)
-    reserve = resources[_RESERVE]
+    reserve = resources[RESERVE]
 
     async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
         # The one hot path is spared the router.
-        await (reserve if scope["path"] == _RESERVE else router)(scope, receive, send)
+        await (reserve if scope["path"] == RESERVE else router)(scope, receive, send)
 
     app: ASGIApp = dispatch
     if rate_limit:  # what is refused within says what is left, too
@@ -370,7 +355,7 @@ def table(engine: Engine, *, wait_ms: int, body_seconds: float) -> dict[str, Res
     events = Events(engine, body_deadline=body_deadline)
     reads = Reads(engine)
     return {
-        _RESERVE: Resource(POST=(Permission.RESERVE, bookings.reserve)),
+        RESERVE: Resource(POST=(Permission.RESERVE, bookings.reserve)),
         "/api/bookings/{id}": Resource(
             GET=(Permission.READ, bookings.read), DELETE=(Permission.RESERVE, bookings.cancel)
         ),
@@ -403,7 +388,7 @@ def _permitted(permission: Permission, endpoint: Endpoint) -> Endpoint:
     """An endpoint that answers those only who are allowed this."""
 
     async def permitted(scope: Scope, receive: Receive) -> Answer | Stream | None:
-        permit(scope, permission)
+        permit(scope["caller"], permission)
         return await endpoint(scope, receive)
 
     return permitted
@@ -454,6 +439,36 @@ def _gone(status: Status, reason: str | None, language: Language) -> Answer:
     error = PROBLEMS[code].error
     detail = Texts(f"The booking is {status}: {reason}.", f"{error}: {reason}.")
     return problem(code, language, detail=detail)
+
+
+def wait_of(headers: dict[bytes, bytes], wait_ms: int) -> tuple[int, tuple[Header, ...]]:
+    """How long to wait for the ledger, and the header that says so if the caller asked."""
+    asked = headers.get(b"prefer")
+    if asked is not None:
+        asked_ms, applied = prefer.parse(asked)
+        if asked_ms is not None and applied is not None:
+            return asked_ms, ((b"preference-applied", applied),)
+    return wait_ms, ()
+
+
+def answer_of(
+    made: Reservation,
+    request: schemas.ReserveRequest,
+    headers: dict[bytes, bytes],
+    applied: tuple[Header, ...],
+) -> Answer:
+    """The answer to who would book."""
+    match made.word:
+        case Word.RESERVED:
+            return _reserved(request, made, *applied)
+        case Word.REPLAYED:
+            return _reserved(request, made, _REPLAYED, *applied)
+        case Word.ALREADY_BOOKED:
+            return already_booked(made.booking_id, chosen(headers.get(b"accept-language")))
+        case Word.NOT_OPEN:
+            return not_open(made.opens_ms, chosen(headers.get(b"accept-language")))
+        case refused:
+            return BARE[chosen(headers.get(b"accept-language"))][refused]
 
 
 def _reserved(request: schemas.ReserveRequest, made: Reservation, *headers: Header) -> Answer:

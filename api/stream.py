@@ -32,12 +32,12 @@ RETRY_MS: Final = (1000, 3000)
 """After how long a browser comes again: each at his own time, or all come at once."""
 MAX_DIGITS: Final = 15
 
-_HEADERS: Final[list[Header]] = [
+_HEADERS: Final[tuple[Header, ...]] = (
     (b"content-type", b"text/event-stream"),
     NO_STORE,
     (b"x-accel-buffering", b"no"),  # nginx would keep it until it has a page full
-]
-_START: Final[Message] = {"type": "http.response.start", "status": 200, "headers": _HEADERS}
+)
+_START: Final[Message] = {"type": "http.response.start", "status": 200, "headers": [*_HEADERS]}
 _END: Final[Message] = {"type": "http.response.body", "body": b""}
 _BEAT: Final = b":\n\n"
 
@@ -50,14 +50,14 @@ class Streams:
 
     async def event(self, scope: Scope, receive: Receive) -> Answer | Stream:
         """Listen to an event; HEAD only sees whether that would do."""
-        headers = headers_of(scope)
+        headers = headers_of(scope["headers"])
         event_id = id_of(scope, largest=MAX_EVENT_ID)
         listener = await self._engine.watch(event_id, after_ms=_last_id(headers))
         if listener is None:
             return BARE[language_of(scope)]["event_not_found"]
         if scope["method"] == "HEAD":
             listener.leave()
-            return Answer(_START, _END)
+            return Answer(200, b"", _HEADERS)
         return Stream(listener, receive)
 
 

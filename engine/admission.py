@@ -25,6 +25,7 @@ from engine.scripts import Look, Scripts, look_reply
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from engine.model import Sink
     from engine.road import Road
     from engine.scripts import Command
 
@@ -64,7 +65,7 @@ _NOT_HELD = Decision(Word.BOOKING_NOT_FOUND)
 class _Ask(NamedTuple):
     user_id: str
     request: str
-    answer: asyncio.Future[Decision | None]
+    answer: Sink[Decision | None]
     at_s: float
 
 
@@ -102,13 +103,19 @@ class Lane:
 
         ``request`` is what is asked for under an Idempotency-Key; "" without one.
         """
-        self._admit()
         answer: asyncio.Future[Decision | None] = self._loop.create_future()
+        self.ask(event_id, user_id, answer, request)
+        return answer
+
+    def ask(
+        self, event_id: int, user_id: str, answer: Sink[Decision | None], request: str = ""
+    ) -> None:
+        """``reserve`` for who is not a task: ``answer`` is told what that would come to."""
+        self._admit()
         asks = self._asks.get(event_id)
         if asks is None:
             asks = self._asks[event_id] = deque()
         asks.append(_Ask(user_id, request, answer, time.monotonic()))
-        return answer
 
     def claim(self, fingerprint: str, request: str) -> asyncio.Future[bool]:
         """Let an Idempotency-Key stand for a request; whether it stands for no other."""
@@ -235,7 +242,7 @@ class Lane:
 def _decide(
     scripts: Scripts,
     reply: Any,
-    answers: Sequence[asyncio.Future[Decision | None]],
+    answers: Sequence[Sink[Decision | None]],
     since_s: float,
 ) -> int:
     """Hand each user his part of a batch's reply, and answer how many were refused.

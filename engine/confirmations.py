@@ -15,7 +15,7 @@ import asyncio
 import heapq
 import itertools
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from engine import metrics
 from engine.deadline import Deadline
@@ -26,7 +26,7 @@ from engine.tasks import stop
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
 
-    from engine.model import Drained, Fate
+    from engine.model import Drained, Fate, Sink
 
     # Asks the ledger what became of a partition's numbers; None if it is away.
     Ask = Callable[[int, Collection[Number]], Awaitable[dict[Number, Fate] | None]]
@@ -36,6 +36,19 @@ MAX_SAMPLES: Final = 1024
 RECENT_S: Final = 1.0
 
 
+class _Wait(NamedTuple):
+    """Somebody who waits. ``tie`` orders those who wait for the same number."""
+
+    number: Number
+    tie: int
+    waiter: Sink[Word | None]
+    deadline: Deadline[Sink[Word | None]]
+
+    def leave(self) -> None:
+        """No longer count his time."""
+        self.deadline.leave(self.waiter)
+
+
 class Waiters:
     """Who waits for one partition's numbers.
 
@@ -43,16 +56,17 @@ class Waiters:
     """
 
     def __init__(self, partition: int, ask: Ask) -> None:
-        self._partition = partition
+        self.partition = partition
         self._ask = ask
-        self._heap: list[tuple[Number, int, asyncio.Future[Word | None]]] = []
+        self._heap: list[_Wait] = []
         self._tie = itertools.count()
         # Everything in (known_after, known_to] is in the ledger, but for what was rejected.
         self._known_after = self._known_to = Number(0, 0)
         self._rejected: dict[Number, str] = {}
         self._samples: deque[tuple[Number, float]] = deque()
         self._took_s = self._taken_at_s = 0.0
-        self._deadlines: dict[int, Deadline[asyncio.Future[Word | None]]] = {}  # by wait_ms
+        self._deadlines: dict[int, Deadline[Sink[Word | None]]] = {}  # by wait_ms
+        self._is_released = False
         self._asking: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()  # to ask for it each time is a system call
 
@@ -69,22 +83,25 @@ class Waiters:
             RedisAway: Redis lost the entry before the ledger took it.
             Fault: the ledger can never take the entry; it is a dead letter.
         """
-        if self._known_after < number <= self._known_to:
-            return refusal_for(self._rejected.get(number))
-        if wait_ms <= 0 or self._behind_s(self._loop.time()) * 1000 > wait_ms:
-            raise TimeoutError
         future: asyncio.Future[Word | None] = self._loop.create_future()
-        heapq.heappush(self._heap, (number, next(self._tie), future))
-        if number <= self._known_to:  # drained in a stretch that is forgotten
-            self._ask_soon()
+        self.enter(number, wait_ms, future)
+        return await future
+
+    def enter(self, number: Number, wait_ms: int, waiter: Sink[Word | None]) -> None:
+        """``wait`` for who is not a task: he is told, perhaps at once, what that would come to."""
+        if self._known_after < number <= self._known_to:
+            _settle(waiter, self._rejected.get(number))
+            return
+        if wait_ms <= 0 or self._is_released or self._is_behind(wait_ms):
+            waiter.set_exception(TimeoutError())
+            return
         deadline = self._deadlines.get(wait_ms)
         if deadline is None:
             deadline = self._deadlines[wait_ms] = Deadline(wait_ms / 1000, _expire)
-        deadline.enter(future)
-        try:
-            return await future
-        finally:
-            deadline.leave(future)
+        deadline.enter(waiter)
+        heapq.heappush(self._heap, _Wait(number, next(self._tie), waiter, deadline))
+        if number <= self._known_to:  # drained in a stretch that is forgotten
+            self._ask_soon()
 
     def heard(self, message: Drained) -> None:
         """Take one message of the worker."""
@@ -103,9 +120,9 @@ class Waiters:
             metrics.CONFIRM_SECONDS.observe(self._took_s)
         while self._samples and self._samples[0][0] <= to:
             self._samples.popleft()
-        while self._heap and self._heap[0][2].done():
+        while self._heap and self._heap[0].waiter.done():
             heapq.heappop(self._heap)
-        if self._heap and self._heap[0][0] <= self._known_after:  # his message was missed
+        if self._heap and self._heap[0].number <= self._known_after:  # his message was missed
             self._ask_soon()
         else:
             self._resolve(to, self._rejected)
@@ -120,10 +137,12 @@ class Waiters:
         return max(took_s, self._behind_s(now_s)) * 1000 or None
 
     def release(self) -> None:
-        """End every wait now, as if its time had run out."""
-        for _, _, future in self._heap:
-            _expire(future)
-        self._heap.clear()
+        """End every wait now, and from now on, as if its time had run out."""
+        self._is_released = True
+        waits, self._heap = self._heap, []
+        for wait in waits:
+            wait.leave()
+            _expire(wait.waiter)
 
     def ask_soon(self) -> None:
         """Ask the ledger, after messages may have been missed."""
@@ -136,52 +155,57 @@ class Waiters:
         if self._asking:
             await stop(self._asking)
 
+    def _is_behind(self, wait_ms: int) -> bool:
+        return self._behind_s(self._loop.time()) * 1000 > wait_ms
+
     def _behind_s(self, now_s: float) -> float:
         return now_s - self._samples[0][1] if self._samples else 0.0
 
     def _resolve(self, to: Number, rejected: dict[Number, str]) -> None:
         heap = self._heap
-        while heap and heap[0][0] <= to:
-            number, _, future = heapq.heappop(heap)
-            if not future.done():
-                _settle(future, rejected.get(number))
+        while heap and heap[0].number <= to:
+            wait = heapq.heappop(heap)
+            wait.leave()
+            if not wait.waiter.done():
+                _settle(wait.waiter, rejected.get(wait.number))
 
     def _ask_soon(self) -> None:
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask_ledger())
 
     async def _ask_ledger(self) -> None:
-        while waiting := [n for n, _, future in self._heap if not future.done()]:
-            fates = await self._ask(self._partition, waiting)
+        while waiting := [wait.number for wait in self._heap if not wait.waiter.done()]:
+            fates = await self._ask(self.partition, waiting)
             if fates is None:  # the waits run out, and the answer is 202
                 return
             self._heap = [wait for wait in self._heap if not self._met(wait, fates)]
             heapq.heapify(self._heap)
-            if not self._heap or self._heap[0][0] > self._known_to:
+            if not self._heap or self._heap[0].number > self._known_to:
                 return
 
     @staticmethod
-    def _met(
-        wait: tuple[Number, int, asyncio.Future[Word | None]], fates: dict[Number, Fate]
-    ) -> bool:
-        number, _, future = wait
-        fate = fates.get(number)
-        if future.done():
+    def _met(wait: _Wait, fates: dict[Number, Fate]) -> bool:
+        fate = fates.get(wait.number)
+        if wait.waiter.done():
             return True
         if fate is None or fate.status is Status.PENDING:
             return False
+        wait.leave()
         if fate.status is Status.LOST:
-            future.set_exception(RedisAway("Redis lost the entry before the ledger took it"))
+            lost = RedisAway("Redis lost the entry before the ledger took it")
+            wait.waiter.set_exception(lost)
         else:
-            _settle(future, fate.reason if fate.status is Status.REJECTED else None)
+            _settle(wait.waiter, fate.reason if fate.status is Status.REJECTED else None)
         return True
 
 
-def _settle(future: asyncio.Future[Word | None], reason: str | None) -> None:
+def _settle(waiter: Sink[Word | None], reason: str | None) -> None:
     try:
-        future.set_result(refusal_for(reason))
+        refusal = refusal_for(reason)
     except Fault as error:
-        future.set_exception(error)
+        waiter.set_exception(error)
+    else:
+        waiter.set_result(refusal)
 
 
 def refusal_for(reason: str | None) -> Word | None:
@@ -198,6 +222,6 @@ def refusal_for(reason: str | None) -> Word | None:
         raise Fault(f"the ledger cannot take this entry: {reason}") from None
 
 
-def _expire(future: asyncio.Future[Word | None]) -> None:
-    if not future.done():
-        future.set_exception(TimeoutError())
+def _expire(waiter: Sink[Word | None]) -> None:
+    if not waiter.done():
+        waiter.set_exception(TimeoutError())

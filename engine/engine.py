@@ -16,6 +16,7 @@ from redis.exceptions import WatchError
 
 from engine import keys, metrics, outbox
 from engine.admission import Decision, Lane
+from engine.attempt import Awaited
 from engine.confirmations import Waiters, refusal_for
 from engine.errors import (
     REDIS_ERRORS,
@@ -60,6 +61,7 @@ from engine.wire import Wire
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Coroutine
 
+    from engine.attempt import Attempt
     from engine.limiter import Allowance
     from engine.scripts import Look
     from engine.settings import Settings
@@ -77,7 +79,6 @@ ENTRIES_A_READ: Final = 100
 
 log = get_logger(__name__)
 
-_SOLD_OUT: Final = Reservation(Word.SOLD_OUT)
 _NO_EVENT: Final = Reservation(Word.EVENT_NOT_FOUND)
 _KEY_REUSED: Final = Reservation(Word.KEY_REUSED)
 _NO_BOOKING: Final = Cancellation(Word.BOOKING_NOT_FOUND)
@@ -109,7 +110,7 @@ class Engine:
         self._hydration = Hydration(self._ledger, self._redis)
         self.events = Events(self._ledger, self._lanes, self._hydration)
         self._recovery = Recovery(self._ledger, settings)
-        self._limiter = (
+        self.limiter = (
             Limiter(
                 self._road,
                 max_calls=settings.rate_limit_max,
@@ -124,7 +125,6 @@ class Engine:
         self._reopening: dict[int, asyncio.Task[int]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._away: Unavailable | None = None
-        self._releasing = False
 
     @classmethod
     async def open(cls, settings: Settings) -> Engine:
@@ -162,7 +162,6 @@ class Engine:
 
     def release_waiters(self) -> None:
         """At shutdown: nobody waits for the ledger any more, and nobody listens."""
-        self._releasing = True
         self.watches.release()
         for waiters in self._waiters:
             waiters.release()
@@ -183,31 +182,31 @@ class Engine:
         """
         if fingerprint:
             return await self._reserve_once(event_id, user_id, fingerprint, wait_ms)
-        lane = self._lanes[event_id % self._partitions]
-        decision = await self._decided(event_id, lane, lambda: lane.reserve(event_id, user_id))
-        return await self._reserved(decision, event_id, user_id, wait_ms)
+        made = await self._attempted(event_id, user_id, wait_ms)
+        return await self.refused(made, event_id, user_id) if _is_refused(made) else made
 
-    async def _reserved(
-        self, decision: Decision | None, event_id: int, user_id: str, wait_ms: int
-    ) -> Reservation:
-        """What Redis has decided, once the ledger has it or the wait is over."""
-        if decision is None:
-            return _NO_EVENT
-        word, number, at_ms = decision
-        if word is Word.SOLD_OUT:
-            return _SOLD_OUT
-        if word is Word.NOT_OPEN or word is Word.CLOSED:
-            return Reservation(word, opens_ms=at_ms)
-        partition = event_id % self._partitions
-        booking = booking_id(number, partition)
-        if word is Word.ALREADY_BOOKED:
-            return Reservation(word, booking)
-        waiters = self._waiters[partition]
-        waiters.granted(number)
-        status, refusal = await self._confirmed(waiters, number, wait_ms)
-        if refusal is not None:
-            return await self._refused(refusal, event_id, user_id, self._lanes[partition])
-        return Reservation(word, booking, at_ms, status)
+    def attempt(self, event_id: int, user_id: str, attempt: Attempt) -> None:
+        """``reserve`` for who is not a task, as far as nothing must be waited for.
+
+        The attempt must be one of ``waiters_of`` this event.
+        """
+        if self._away:
+            raise self._away
+        self._lanes[event_id % self._partitions].ask(event_id, user_id, attempt)
+
+    def waiters_of(self, event_id: int) -> Waiters:
+        """Those who wait for the ledger to take what was given of this event."""
+        return self._waiters[event_id % self._partitions]
+
+    async def refused(self, made: Reservation, event_id: int, user_id: str) -> Reservation:
+        """What the ledger's refusal (``rejected``) is to the caller: the booking in the way."""
+        if made.word is not Word.ALREADY_BOOKED:
+            return Reservation(made.word)
+        lane = self._lanes[event_id % self._partitions]
+        look = await self._decided(event_id, lane, lambda: lane.look(event_id, user_id))
+        if not look or not look.held:
+            raise LedgerAway(f"the booking that user {user_id!r} had is gone since")
+        return Reservation(made.word, booking_id(look.held, lane.partition))
 
     async def cancel(
         self, booking: int, *, wait_ms: int, user_id: str | None = None
@@ -296,7 +295,7 @@ class Engine:
 
     async def admit(self, caller: str) -> Allowance:
         """Count a call against its caller's rate limit."""
-        return await self._limiter.admit(caller) if self._limiter else UNLIMITED
+        return await self.limiter.admit(caller) if self.limiter else UNLIMITED
 
     async def statistics(self, user_id: str) -> UserStatistics:
         """Read what a user has in the ledger."""
@@ -328,15 +327,16 @@ class Engine:
             return _KEY_REUSED
         lane = self._lanes[event_id % self._partitions]
         for _ in range(MAX_ATTEMPTS):
-            decision = await self._decided(
-                event_id, lane, lambda: lane.reserve(event_id, user_id, request)
-            )
-            if decision is None or decision.word is not Word.REPLAYED:
-                return await self._reserved(decision, event_id, user_id, wait_ms)
-            replayed = await self._replayed(decision.number, event_id, user_id, wait_ms)
+            made = await self._attempted(event_id, user_id, wait_ms, request)
+            if _is_refused(made):
+                return await self.refused(made, event_id, user_id)
+            if made.word is not Word.REPLAYED:
+                return made
+            number = Number.of_booking(made.booking_id)
+            replayed = await self._replayed(number, event_id, user_id, wait_ms)
             if replayed is not None:
                 return replayed
-            await self._forget(keys.record(lane.partition, request), decision.number)
+            await self._forget(keys.record(lane.partition, request), number)
         raise Overloaded(f"the record of request {request} could not be renewed")
 
     async def _claimed(self, fingerprint: str, request: str) -> bool:
@@ -373,7 +373,7 @@ class Engine:
                 return None
             status, refusal = found.status, refusal_for(found.reason or "")  # not given back yet
         if refusal is not None:
-            return await self._refused(refusal, event_id, user_id, lane)
+            return await self.refused(Reservation(refusal), event_id, user_id)
         return Reservation(Word.REPLAYED, booking, found.created_at_ms, status)
 
     async def _forget(self, record: str, number: Number) -> None:
@@ -393,6 +393,19 @@ class Engine:
         except REDIS_ERRORS as error:
             metrics.REDIS_ERRORS.inc()
             raise RedisAway(f"Redis does not answer: {error}") from error
+
+    async def _attempted(
+        self, event_id: int, user_id: str, wait_ms: int, request: str = ""
+    ) -> Reservation:
+        """What has come of an attempt to book, made until Redis has decided."""
+        lane, waiters = self._lanes[event_id % self._partitions], self.waiters_of(event_id)
+
+        def attempt() -> asyncio.Future[Reservation | None]:
+            made: asyncio.Future[Reservation | None] = asyncio.get_running_loop().create_future()
+            lane.ask(event_id, user_id, Awaited(waiters, wait_ms, made), request)
+            return made
+
+        return await self._decided(event_id, lane, attempt) or _NO_EVENT
 
     # Making ready
 
@@ -442,21 +455,12 @@ class Engine:
         self, waiters: Waiters, number: Number, wait_ms: int
     ) -> tuple[Status, Word | None]:
         """Whether the ledger took a number in time, or the word of its refusal."""
-        if wait_ms <= 0 or self._releasing:
+        if wait_ms <= 0:
             return Status.PENDING, None
         try:
             return Status.CONFIRMED, await waiters.wait(number, wait_ms)
         except TimeoutError:
             return Status.PENDING, None
-
-    async def _refused(self, word: Word, event_id: int, user_id: str, lane: Lane) -> Reservation:
-        """The ledger's refusal in the caller's terms: the booking that stood in the way."""
-        if word is Word.ALREADY_BOOKED:
-            look = await self._decided(event_id, lane, lambda: lane.look(event_id, user_id))
-            if not look or not look.held:
-                raise LedgerAway(f"the booking that user {user_id!r} had is gone since")
-            return Reservation(word, booking_id(look.held, lane.partition))
-        return Reservation(word)
 
     async def _give_back(self, booking: Booking, lane: Lane) -> Decision | None:
         """Ask Redis to cancel; not found if it does not hold the booking, None without an event."""
@@ -688,6 +692,11 @@ class Engine:
         words = news.split(" ", 2)
         known = len(words) > 1 and words[1].isdecimal()
         self._hydration.appeared(int(words[1]) if known else None)
+
+
+def _is_refused(made: Reservation) -> bool:
+    """Whether the ledger has refused what Redis had granted."""
+    return made.status is Status.REJECTED
 
 
 def _lost(booking: int) -> Booking:

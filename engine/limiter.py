@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from itertools import chain
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from redis.exceptions import NoScriptError
@@ -37,6 +37,9 @@ class Allowance(NamedTuple):
     """When he has used nothing, if he makes no more."""
 
 
+Tell = Callable[[Allowance], None]
+"""Who is told what came of a call; he must not raise."""
+
 UNLIMITED: Final = Allowance(0, 0, 0)
 
 
@@ -48,7 +51,7 @@ class Limiter:
         self._max = max_calls
         self._window_ms = window_ms
         self.queued = 0
-        self._waiting: dict[str, list[asyncio.Future[Allowance]]] = {}
+        self._waiting: dict[str, list[Tell]] = {}
         self._is_known = True
         """Whether Redis has the script, as far as we know."""
         self._used_until_s: dict[str, float] = {}
@@ -57,11 +60,17 @@ class Limiter:
     async def admit(self, caller: str) -> Allowance:
         """Make one call."""
         answer: asyncio.Future[Allowance] = self._loop.create_future()
-        self._put(caller, [answer])
-        try:
-            return await answer
-        except RedisAway:
-            return self._alone(caller)
+
+        def tell(allowance: Allowance) -> None:
+            if not answer.done():
+                answer.set_result(allowance)
+
+        self.ask(caller, tell)
+        return await answer
+
+    def ask(self, caller: str, tell: Tell) -> None:
+        """``admit`` for who is not a task."""
+        self._put(caller, [tell])
 
     def take(self) -> list[Call]:
         """The next batch: one script call for all of its callers."""
@@ -88,9 +97,9 @@ class Limiter:
                 _tell(calls, *answer)
 
         command = by_digest if self._is_known else with_text
-        return [Call(command, resolve, list(chain.from_iterable(batch.values())))]
+        return [Call(command, resolve, [_Unanswered(self._alone, batch)])]
 
-    def _put(self, caller: str, calls: list[asyncio.Future[Allowance]]) -> None:
+    def _put(self, caller: str, calls: list[Tell]) -> None:
         self._waiting.setdefault(caller, []).extend(calls)
         self.queued += len(calls)
         self._road.arrive(self)
@@ -111,21 +120,34 @@ class Limiter:
         return Allowance(wait_ms, max(0, room - 1), int((used_until_s - now_s) * 1000) + 1)
 
 
-def _tell(
-    calls: list[asyncio.Future[Allowance]],
-    passed: int,
-    wait_ms: int,
-    remaining: int,
-    reset_ms: int,
-) -> None:
+class _Unanswered:
+    """Where the news goes that Redis is away: each caller of a batch is then told by ``alone``."""
+
+    def __init__(self, alone: Callable[[str], Allowance], batch: dict[str, list[Tell]]) -> None:
+        self._alone = alone
+        self._batch = batch
+
+    def done(self) -> bool:
+        """Never; who was answered is not told of failures."""
+        return False
+
+    def set_result(self, _: object) -> None:
+        """Nothing: the batch is answered as a whole."""
+
+    def set_exception(self, _: Exception) -> None:
+        """Answer all of them."""
+        for caller, calls in self._batch.items():
+            for tell in calls:
+                tell(self._alone(caller))
+
+
+def _tell(calls: list[Tell], passed: int, wait_ms: int, remaining: int, reset_ms: int) -> None:
     """Answer the calls of one caller, in order."""
-    for place, call in enumerate(calls):
-        if call.done():
-            continue
+    for place, tell in enumerate(calls):
         if place < passed:
-            call.set_result(Allowance(0, remaining + passed - place - 1, reset_ms))
+            tell(Allowance(0, remaining + passed - place - 1, reset_ms))
         else:
-            call.set_result(Allowance(max(1, wait_ms), 0, reset_ms))
+            tell(Allowance(max(1, wait_ms), 0, reset_ms))
 
 
 def _by_fours(answers: list[int]) -> Iterator[tuple[int, ...]]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import Final, Generic, Literal, NamedTuple, TypeVar
+from typing import Final, Generic, Literal, NamedTuple, Protocol, TypeVar
 from unicodedata import category
 
 import msgspec
 
 T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
 
 BY_HAND = 127
 """The partition in the id of a row that a person inserted; its epoch is 0."""
@@ -301,3 +302,19 @@ class UserStatistics(NamedTuple):
     cancelled: int
     first_at_ms: int | None
     last_at_ms: int | None
+
+
+class Sink(Protocol[T_contra]):
+    """Where an answer goes, once: a future, or what stands in the place of one."""
+
+    def done(self) -> bool:
+        """Whether nothing is waited for any more."""
+        ...
+
+    def set_result(self, result: T_contra, /) -> None:
+        """Take the answer."""
+        ...
+
+    def set_exception(self, exception: Exception, /) -> None:
+        """Take the reason why there is none."""
+        ...

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import ConnectionPool
 
+    from engine.model import Sink
     from engine.scripts import Command
 
 log = get_logger(__name__)
@@ -37,7 +38,7 @@ class Call(NamedTuple):
 
     command: Command
     resolve: Callable[[Any], None]
-    answers: Sequence[asyncio.Future[Any]]
+    answers: Sequence[Sink[Any]]
 
 
 class Lane(Protocol):

@@ -58,7 +58,7 @@ def test_chosen(header: bytes | None, language: str) -> None:
 @pytest.mark.parametrize("language", Language)
 def test_an_answer_says_its_language(code: str, language: Language) -> None:
     """And that another one would be answered to others."""
-    headers = dict(BARE[language][code].start["headers"])
+    headers = dict(BARE[language][code].headers)
     assert headers[b"content-language"] == language.encode()
     assert headers[b"vary"] == b"accept-language"
 
