@@ -141,9 +141,9 @@ class Passenger(Attempt):
 
     def _answer(self, made: Reservation) -> None:
         answer = answer_of(made, self._request, self._headers, self._applied)
-        if self._allowance:
-            answer = answer.with_headers(*limits_of(self._allowance, self._express.rate_limit))
-        self._cycle.answer(answer)
+        allowance = self._allowance
+        limits = limits_of(allowance, self._express.rate_limit) if allowance else ()
+        self._cycle.answer(answer, *limits)
 
     def _leave(self, outcome: Reservation | Exception | None = None) -> None:
         """Have the application serve the request."""

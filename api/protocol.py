@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from uvicorn._types import ASGIReceiveEvent, HTTPScope
 
-    from api.answers import Answer
+    from api.answers import Answer, Header
 
 MAX_HEAD_BYTES: Final = 65_536
 """The parser keeps what has no end, and copies it with each read: it would stop for everybody."""
@@ -91,12 +91,13 @@ class Cycle(RequestResponseCycle):
         self.scope.update(more)  # type: ignore[typeddict-item]  # an application may have its own
         self.protocol.start(self, app)
 
-    def answer(self, answer: Answer) -> None:
-        """Send a whole answer from outside a task."""
+    def answer(self, answer: Answer, *more: Header) -> None:
+        """Send a whole answer, with more headers, from outside a task."""
         if self._is_plain:
-            self._write(STATUS_LINE[answer.status], answer.rest)
+            self._write(STATUS_LINE[answer.status], answer.rest, *more)
         else:
-            self.run(lambda _scope, _receive, send: answer.send(send))
+            marked = answer.with_headers(*more)
+            self.run(lambda _scope, _receive, send: marked.send(send))
 
     async def send(self, message: Any) -> None:
         """Keep the head of an answer until its body is there, and send both in one write."""
@@ -129,11 +130,11 @@ class Cycle(RequestResponseCycle):
         """Whether nothing must be said or waited for beside the answer."""
         return self.keep_alive and not self.disconnected and not self.flow.write_paused
 
-    def _write(self, status_line: bytes, rest: bytes) -> None:
+    def _write(self, status_line: bytes, rest: bytes, *more: Header) -> None:
         """Send all of an answer at once."""
         self.response_started = self.response_complete = True
-        common = b"".join([b"%b: %b\r\n" % header for header in self.default_headers])
-        self.transport.write(b"%b%b%b" % (status_line, common, rest))
+        first = b"".join([b"%b: %b\r\n" % header for header in (*self.default_headers, *more)])
+        self.transport.write(b"%b%b%b" % (status_line, first, rest))
         if "message_event" in self.__dict__:
             self.message_event.set()
         self.on_response()
