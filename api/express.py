@@ -55,6 +55,7 @@ class Express:
         self.engine = engine
         self.app = app
         self.rate_limit = rate_limit
+        self._limiter = engine.limiter if rate_limit else None
         self._wait_ms = wait_ms
         self._verifier = verifier
 
@@ -72,9 +73,9 @@ class Express:
             check_user(caller, request.user_id)
             wait_ms, applied = wait_of(headers, self._wait_ms)
             passenger = Passenger(self, cycle, request, headers, wait_ms, applied)
-            if self.engine.limiter:
+            if self._limiter:
                 name = limited_by(caller, cycle.protocol.client)
-                self.engine.limiter.ask(name, passenger.allowed)
+                self._limiter.ask(name, passenger.allowed)
             else:
                 passenger.board()
         except (Refused, Fault):
