@@ -13,6 +13,7 @@ stream.
 from __future__ import annotations
 
 import asyncio
+from contextvars import Context
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
@@ -95,7 +96,7 @@ class Cycle(RequestResponseCycle):
         """Send a whole answer, with more headers, from outside a task."""
         if self._is_plain:
             self._write(STATUS_LINE[answer.status], answer.rest, *more)
-        else:
+        elif not self.disconnected:
             marked = answer.with_headers(*more)
             self.run(lambda _scope, _receive, send: marked.send(send))
 
@@ -180,6 +181,7 @@ class Protocol(HttpToolsProtocol):
             self._running.message_event.set()
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
+        self.cycle = self._running = None  # type: ignore[assignment]  # it knows us: a cycle
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -251,12 +253,15 @@ class Protocol(HttpToolsProtocol):
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self._close_if_idle)
 
     def start(self, cycle: Cycle, app: Any) -> None:
-        """Have an application serve a request."""
-        self._start_asgi_task(cycle, app)
+        """Have an application serve a request that is the last one that came.
+
+        Who calls may be at work for others: what is bound in his context is not this request's.
+        """
+        Context().run(super()._start_asgi_task, cycle, app)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
-        super()._start_asgi_task(cycle, app)
+        Context().run(super()._start_asgi_task, cycle, app)
 
     @cached_property
     def _express(self) -> Mapping[tuple[bytes, bytes], Callable[[Cycle], bool]]:

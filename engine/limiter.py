@@ -93,7 +93,8 @@ class Limiter:
                 return
             if isinstance(reply, Exception):
                 raise RedisAway(f"Redis answered: {reply}")
-            for calls, answer in zip(batch.values(), _by_fours(reply), strict=True):
+            answers = list(zip(batch.values(), _by_fours(reply), strict=True))
+            for calls, answer in answers:  # all are there: who is told is not told again
                 _tell(calls, *answer)
 
         command = by_digest if self._is_known else with_text

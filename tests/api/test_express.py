@@ -76,6 +76,8 @@ NOT_ASKED = ["app"]
 
 HOUR_MS = 3_600_000
 NOBODY = 2**31 - 1
+NOW_MS = int(time.time() * 1000)
+WINDOWS = {"later": Window(NOW_MS + HOUR_MS), "over": Window(None, NOW_MS - HOUR_MS)}
 JSON = b"Content-Type: application/json\r\n"
 RUSSIAN = b"Accept-Language: ru-RU, en;q=0.5\r\n"
 HEALTH = b"GET /health HTTP/1.1\r\nHost: here\r\n\r\n"
@@ -219,9 +221,7 @@ class Events:
         """A new one: ``warm``, ``cold``, ``held`` by ann, ``full``, ``later``, ``over``."""
         if kind == "none":
             return NOBODY
-        now_ms = int(time.time() * 1000)
-        windows = {"later": Window(now_ms + HOUR_MS), "over": Window(None, now_ms - HOUR_MS)}
-        wanted = NewEvent("Чайка", 1 if kind == "full" else 5, windows.get(kind, Window()))
+        wanted = NewEvent("Чайка", 1 if kind == "full" else 5, WINDOWS.get(kind, Window()))
         (made,) = await self._engine.events.create(wanted)
         if kind == "cold":
             return made.id
