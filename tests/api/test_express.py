@@ -17,6 +17,7 @@ import socket
 import time
 import weakref
 from contextlib import AsyncExitStack, asynccontextmanager
+from random import randrange
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from uuid import uuid4
 
@@ -65,7 +66,6 @@ if TYPE_CHECKING:
 
     from api.auth import Verifier
     from engine.attempt import Attempt
-    from engine.limiter import Allowance
     from engine.service_keys import ServiceKeys
     from tests.world import Stores
 
@@ -109,6 +109,11 @@ def chunked(body: bytes) -> bytes:
     """A plain booking in chunks, whole."""
     head = b"POST /api/bookings/reserve HTTP/1.1\r\nHost: here\r\n" + JSON
     return b"%bTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (head, len(body), body)
+
+
+def somewhere() -> str:
+    """An address of this machine that no other test calls from."""
+    return f"127.{randrange(1, 255)}.{randrange(256)}.{randrange(1, 255)}"
 
 
 def bearer(token: str) -> bytes:
@@ -307,9 +312,7 @@ PLAIN = {
     "an id of text": Case(400, "invalid_body", NOT_TAKEN, body='{"event_id":"1","user_id":"a"}'),
     "an id of 0": Case(400, "invalid_body", NOT_TAKEN, body='{"event_id":0,"user_id":"a"}'),
     "no user": Case(400, "invalid_body", NOT_TAKEN, body='{"event_id":EVENT,"user_id":""}'),
-    "a line feed": Case(
-        400, "invalid_body", NOT_TAKEN, body='{"event_id":EVENT,"user_id":"a\\n"}'
-    ),
+    "a line feed": Case(400, "invalid_body", NOT_TAKEN, body='{"event_id":EVENT,"user_id":"a\\n"}'),
     "a surrogate": Case(
         400, "invalid_body", NOT_TAKEN, body='{"event_id":EVENT,"user_id":"\\ud800"}'
     ),
@@ -647,7 +650,7 @@ class TestLimit:
         async with self._limited(settings, 3) as ways:
             got = []
             for port in (ways.app, ways.express):
-                address = "127.%d.%d.%d" % tuple(uuid4().bytes[:3])
+                address = somewhere()
                 async with Line.to(port, address) as line:
                     got.append([await answered(line, post(ask(event_id))) for _ in range(5)])
             assert [limits(each) for each in got[1]] == [
@@ -660,7 +663,7 @@ class TestLimit:
             assert [int(each[1][b"retry-after"]) for each in got[1][3:]] == [1200, 1200]
             assert got[0] == got[1]
             assert ways.went == EXPRESS_WAY * 3 + LEFT * 2
-            address = "127.%d.%d.%d" % tuple(uuid4().bytes[:3])
+            address = somewhere()
 
             async def once() -> int:
                 async with Line.to(ways.express, address) as line:
@@ -994,10 +997,7 @@ class TestItsEnd:
             yield house
 
     async def test_waiters_are_released(self) -> None:
-        """Who waits for the ledger when the server is told to end: 202, and it says that it ends.
-
-        As where a signal comes: uvicorn's own handler first, or ours.
-        """
+        """Who waits for the ledger gets his 202, which says that the connection ends as well."""
         stub, went = Stub(), list[str]()
         app = routes.build(cast("Engine", stub), wait_ms=9000)
         express = Express(cast("Engine", stub), app, wait_ms=9000)
@@ -1037,7 +1037,7 @@ class TestItsEnd:
         tmp_path_factory: pytest.TempPathFactory,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """uvicorn waits no longer than it was told to, and the engine answers who is left."""
+        """The server waits no longer than it was told to, and the engine answers who is left."""
         monkeypatch.setattr(app_module, "calm_the_garbage_collector", lambda: None)
         async with self._house(settings, tmp_path_factory) as house:
             own = house.settings.model_copy(
@@ -1092,7 +1092,7 @@ class TestItsEnd:
         )
         server = Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listening]))
-        while not server.started:  # noqa: ASYNC110 - a flag of uvicorn's
+        while not server.started:
             assert not serving.done()
             await asyncio.sleep(0)
         try:
@@ -1167,9 +1167,7 @@ class TestNothingStays:
 
             await world.until(nothing_is_left, within_s=5)
 
-    async def test_nothing_of_a_call_to_the_application(
-        self, cycles: weakref.WeakSet[Any]
-    ) -> None:
+    async def test_nothing_of_a_call_to_the_application(self, cycles: weakref.WeakSet[Any]) -> None:
         """Nor of what the express way never saw."""
         async with Told.by(Stub()) as (_, port, _):
             async with Line.to(port) as line:

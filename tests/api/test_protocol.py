@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -113,6 +114,23 @@ async def test_requests_in_one_read_are_answered_in_their_order() -> None:
         line.say(b"POST /9 HTTP/1.1\r\nHost: here\r\nContent-Length: 1\r\n\r\nx")
         release.set()
         assert [(await line.answer())[2] for _ in range(10)] == [b"/%d" % n for n in range(10)]
+
+
+async def test_a_request_that_waits_for_another_has_nothing_of_it() -> None:
+    """What is bound while one is served, as its id is, is not there when the next is."""
+    bound: ContextVar[str] = ContextVar("bound", default="nothing")
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        body = bound.get().encode()
+        bound.set(scope["path"])
+        headers = [(b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async with served(app, Protocol) as port, Line.to(port) as line:
+        line.say(b"".join(b"GET /%d HTTP/1.1\r\nHost: here\r\n\r\n" % n for n in range(3)))
+        assert [(await line.answer())[2] for _ in range(3)] == [b"nothing"] * 3
 
 
 async def test_a_stream_is_sent_part_by_part_and_hears_that_its_reader_has_gone() -> None:
