@@ -23,6 +23,7 @@ from uuid import uuid4
 
 import jwt
 import pytest
+from structlog.contextvars import bound_contextvars, merge_contextvars
 from structlog.testing import capture_logs
 from uvicorn import Config, Server
 
@@ -36,7 +37,7 @@ from api.protocol import EXPRESS, Cycle, Protocol
 from engine.admission import Decision
 from engine.confirmations import Waiters
 from engine.engine import Engine
-from engine.errors import Dirty, Fenced, LedgerAway, Overloaded, RedisAway
+from engine.errors import Dirty, Fault, Fenced, LedgerAway, Overloaded, RedisAway
 from engine.limiter import Limiter
 from engine.model import (
     Drained,
@@ -672,6 +673,24 @@ class TestLimit:
             statuses = await asyncio.gather(*[once() for _ in range(8)])
             assert sorted(statuses) == [409] * 3 + [429] * 5
 
+    async def test_counted_and_not_admitted(self, settings: Settings) -> None:
+        """Who has been let through and cannot stand in line for Redis: 503, counted once."""
+        window = {"rate_limit_max": 9, "rate_limit_time_window": HOUR_MS}
+        engine = await Engine.open(settings.model_copy(update=window))
+        stub = Stub()
+        stub.raises, stub.limiter = Overloaded("the queue is full"), engine.limiter
+        try:
+            async with (
+                Told.by(stub, rate_limit=9) as (_, port, went),
+                Line.to(port, somewhere()) as line,
+            ):
+                got = [await answered(line, post(ask(1))) for _ in range(2)]
+                assert [limits(each) for each in got] == [(503, 8), (503, 7)]
+                assert json.loads(got[0][2])["code"] == "overloaded"
+                assert (stub.asked, went) == ([], LEFT * 2)
+        finally:
+            await engine.close()
+
     async def test_without_redis(self, settings: Settings, events: Events) -> None:
         """The limit goes on in this process, where Redis is away for it alone."""
         event_id = await events.of("full")
@@ -754,11 +773,12 @@ class Told(NamedTuple):
 
     @classmethod
     @asynccontextmanager
-    async def by(cls, stub: Stub, wait_ms: int = 9000) -> AsyncIterator[Told]:
+    async def by(cls, stub: Stub, **options: Any) -> AsyncIterator[Told]:
         """Serve it."""
         went: list[str] = []
-        app = Described(routes.build(cast("Engine", stub), wait_ms=wait_ms))
-        async with express_server(stub, app, went, wait_ms=wait_ms) as port:
+        options = {"wait_ms": 9000, **options}
+        app = Described(routes.build(cast("Engine", stub), **options))
+        async with express_server(stub, app, went, **options) as port:
             yield cls(stub, port, went)
 
 
@@ -832,6 +852,17 @@ class TestWhatIsTold:
                 assert (first[9:12], json.loads(body)["code"]) == (b"500", "internal_error")
                 assert (stub.asked, went) == ([], LEFT)
         assert [line["event"] for line in logs] == ["request_failed"]
+
+    async def test_told_by_another(self) -> None:
+        """Who tells us may be at work for another request: its id is not ours."""
+        with capture_logs(processors=[merge_contextvars]) as logs:
+            async with Told.by(Stub()) as (stub, port, _), Line.to(port) as line:
+                line.say(post(ask(1)))
+                (attempt,) = await stub.got()
+                with bound_contextvars(request_id="another's"):
+                    attempt.set_exception(Fault("a dead letter"))
+                _, headers, _ = await answered(line)
+        assert [line["request_id"].encode() for line in logs] == [headers[b"x-request-id"]]
 
     async def test_lost(self) -> None:
         """503: Redis lost the entry before the ledger took it."""
