@@ -353,9 +353,9 @@ class PostgresServer(Server):
 
     @property
     def local_url(self) -> str:
-        """``postgresql://…``, with the folder of the socket, in quotes, in the place of the host.
+        """``postgresql://…``, with the socket's folder, percent-encoded, in the place of the host.
 
-        In ``?host=`` asyncpg takes a comma for the end of a host, however it is quoted.
+        In ``?host=`` asyncpg takes a comma for the end of a host, however it is written.
         """
         if not _has_address(self.data_dir / f"{self._SOCKET}{self.port}"):
             return self.url
