@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Final
 
 from api.auth import check_user, identify, permit
 from api.middleware import limit_lines, limited_by
-from api.problems import Refused
-from api.requests import check_media, headers_of, parse_reserve
+from api.requests import MAX_BODY_BYTES, check_media, headers_of, parse_reserve
 from api.routes import RESERVE, answer_of, wait_of
 from engine.attempt import Attempt
-from engine.errors import Dirty, Fault, Fenced
+from engine.errors import Dirty, Fenced
 from engine.model import Status
 from engine.permissions import Permission
 
@@ -55,29 +54,30 @@ class Express:
         self.engine = engine
         self.app = app
         self.rate_limit = rate_limit
+        self._limiter = engine.limiter if rate_limit else None
         self._wait_ms = wait_ms
         self._verifier = verifier
 
     def take(self, cycle: Cycle) -> bool:
         """Take a request over; False if it is not plain."""
-        headers = headers_of(cycle.headers)
-        if not _UNUSUAL.isdisjoint(headers):
+        headers, body = headers_of(cycle.headers), cycle.whole_body
+        if len(body) > MAX_BODY_BYTES or not _UNUSUAL.isdisjoint(headers):
             return False
-        caller = identify(cycle.headers, self._verifier) if self._verifier else None
         try:
+            caller = identify(cycle.headers, self._verifier) if self._verifier else None
             if caller:
                 permit(caller, Permission.RESERVE)
             check_media(headers)
-            request = parse_reserve(cycle.whole_body)
+            request = parse_reserve(body)
             check_user(caller, request.user_id)
             wait_ms, applied = wait_of(headers, self._wait_ms)
             passenger = Passenger(self, cycle, request, headers, wait_ms, applied)
-            if self.engine.limiter:
+            if self._limiter:
                 name = limited_by(caller, cycle.protocol.client)
-                self.engine.limiter.ask(name, passenger.allowed)
+                self._limiter.ask(name, passenger.allowed)
             else:
                 passenger.board()
-        except (Refused, Fault):
+        except Exception:  # noqa: BLE001 - the application meets it as well, and says what it is
             return False
         return True
 
@@ -120,7 +120,7 @@ class Passenger(Attempt):
             return
         try:
             self.board()
-        except Fault as error:
+        except Exception as error:  # noqa: BLE001 - who tells us has others to tell
             self._leave(error)
 
     def end(self, made: Reservation | None) -> None:
@@ -129,19 +129,27 @@ class Passenger(Attempt):
             self._leave(made)
             return
         try:
-            answer = answer_of(made, self._request, self._headers, self._applied)
-            allowance = self._allowance
-            lines = limit_lines(allowance, self._express.rate_limit) if allowance else b""
-            if not self._cycle.answer(answer, lines):
-                self._leave(made)
+            is_answered = self._answer(made)
         except Exception as error:  # noqa: BLE001 - who tells us has others to tell
             self._leave(error)
+            return
+        if is_answered:
+            del self._cycle  # the ledger's waiters keep us for as long as it is behind
+        else:
+            self._leave(made)
 
     def fail(self, error: Exception) -> None:
         """Have the application try again, or say that there is no answer."""
         self._leave(None if isinstance(error, Dirty | Fenced) else error)
 
+    def _answer(self, made: Reservation) -> bool:
+        answer = answer_of(made, self._request, self._headers, self._applied)
+        allowance = self._allowance
+        lines = limit_lines(allowance, self._express.rate_limit) if allowance else b""
+        return self._cycle.answer(answer, lines)
+
     def _leave(self, outcome: Reservation | Exception | None = None) -> None:
         """Have the application serve the request."""
         learned = {"allowance": self._allowance, "outcome": outcome}
         self._cycle.run(self._express.app, **learned)
+        del self._cycle  # as above

@@ -13,6 +13,7 @@ stream.
 from __future__ import annotations
 
 import asyncio
+from contextvars import Context
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
@@ -101,8 +102,7 @@ class Cycle(RequestResponseCycle):
         """Send a whole answer, with more lines in its head; False if an application must do it."""
         if self._is_plain:
             self._write(STATUS_LINE[answer.status], lines, answer.rest)
-            return True
-        return False
+        return self.response_complete or self.disconnected
 
     async def send(self, message: Any) -> None:
         """Keep the head of an answer until its body is there, and send both in one write."""
@@ -185,6 +185,7 @@ class Protocol(HttpToolsProtocol):
             self._running.message_event.set()
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
+        self.cycle = self._running = None  # type: ignore[assignment]  # it knows us: a cycle
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -256,12 +257,15 @@ class Protocol(HttpToolsProtocol):
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self._close_if_idle)
 
     def start(self, cycle: Cycle, app: Any) -> None:
-        """Have an application serve a request."""
-        self._start_asgi_task(cycle, app)
+        """Have an application serve a request that is the last one that came.
+
+        Who calls may be at work for others: what is bound in his context is not this request's.
+        """
+        Context().run(super()._start_asgi_task, cycle, app)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
-        super()._start_asgi_task(cycle, app)
+        Context().run(super()._start_asgi_task, cycle, app)
 
     @cached_property
     def _express(self) -> Mapping[tuple[bytes, bytes], Callable[[Cycle], bool]]:

@@ -131,9 +131,7 @@ class Bookings:
             return None
         request = parse_reserve(body)
         check_user(caller_of(scope), request.user_id)
-        made = scope.get("outcome")  # of the express way
-        if isinstance(made, Exception):
-            raise made
+        made = _outcome_of(scope)
         if made is None:
             made = await self._engine.reserve(
                 request.event_id, request.user_id, fingerprint=fingerprint, wait_ms=wait_ms
@@ -439,6 +437,17 @@ def _gone(status: Status, reason: str | None, language: Language) -> Answer:
     error = PROBLEMS[code].error
     detail = Texts(f"The booking is {status}: {reason}.", f"{error}: {reason}.")
     return problem(code, language, detail=detail)
+
+
+def _outcome_of(scope: Scope) -> Reservation | None:
+    """What has come of a booking before it came here: see ``api/express.py``; raises a failure."""
+    outcome: Reservation | Exception | None = scope.pop("outcome", None)
+    if not isinstance(outcome, Exception):
+        return outcome
+    try:
+        raise outcome
+    finally:
+        del outcome  # with its traceback it would hold itself
 
 
 def wait_of(headers: dict[bytes, bytes], wait_ms: int) -> tuple[int, tuple[Header, ...]]:

@@ -164,7 +164,8 @@ class Limiter:
                 return
             if isinstance(reply, Exception):
                 raise RedisAway(f"Redis answered: {reply}")
-            for (caller, sent), answer in zip(batch.items(), _by_fours(reply), strict=True):
+            answers = list(zip(batch.items(), _by_fours(reply), strict=True))
+            for (caller, sent), answer in answers:  # all are there: nobody is told twice
                 self._heard(caller, sent, *answer)
 
         command = by_digest if self._is_known else with_text

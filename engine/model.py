@@ -305,7 +305,10 @@ class UserStatistics(NamedTuple):
 
 
 class Sink(Protocol[T_contra]):
-    """Where an answer goes, once: a future, or what stands in the place of one."""
+    """Where an answer goes, once: a future, or what stands in the place of one.
+
+    It does not raise: who tells it has others to tell.
+    """
 
     def done(self) -> bool:
         """Whether nothing is waited for any more."""

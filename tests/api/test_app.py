@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from httpx2 import ASGITransport, AsyncClient
+from opentelemetry.trace import NoOpTracer
 
+from api import app as app_module
 from api.answers import answer
 from api.app import Application, behind, released_on_signal
+from api.protocol import EXPRESS
+from engine import tracing
 from engine.engine import Engine
 from engine.errors import Misconfigured
 from engine.settings import Settings
@@ -36,6 +40,67 @@ async def test_refused_start(monkeypatch: pytest.MonkeyPatch) -> None:
     await Application(Settings())({"type": "lifespan"}, receive, send)
     message = "onsale: maxmemory-policy is allkeys-lru"
     assert sent == [{"type": "lifespan.startup.failed", "message": message}]
+
+
+async def _state(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, **changes: object
+) -> dict[str, Any]:
+    """What an application leaves in the state of its lifespan, with these settings."""
+    monkeypatch.setattr(app_module, "calm_the_garbage_collector", lambda: None)
+    heard = iter(["lifespan.startup", "lifespan.shutdown"])
+    said: list[str] = []
+    scope: dict[str, Any] = {"type": "lifespan", "state": {}}
+
+    async def receive() -> dict[str, Any]:
+        return {"type": next(heard)}
+
+    async def send(message: Any) -> None:
+        said.append(message["type"])
+
+    await Application(settings.model_copy(update=changes))(scope, receive, send)
+    assert said == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    return cast("dict[str, Any]", scope["state"])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"log_level": "info", "rate_limit_max": 0},
+        {"trusted_proxies": "10.0.0.0/8", "rate_limit_max": 0},
+        {"auth": "jwt", "jwt_secret": "s" * 32},
+    ],
+)
+async def test_express_way(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object]
+) -> None:
+    """It is there, for the one call."""
+    state = await _state(settings, monkeypatch, **changes)
+    assert list(state) == [EXPRESS]
+    assert list(state[EXPRESS]) == [(b"POST", b"/api/bookings/reserve")]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"log_level": "debug"},
+        {"trusted_proxies": "10.0.0.0/8", "rate_limit_max": 100},
+        {"trusted_proxies": "10.0.0.0/8", "auth": "jwt", "jwt_secret": "s" * 32},
+    ],
+)
+async def test_no_express_way(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object]
+) -> None:
+    """Where each request is a line of the log, or a proxy says whose limit counts."""
+    assert await _state(settings, monkeypatch, **changes) == {}
+
+
+async def test_no_express_way_while_tracing(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each request has a span around it."""
+    monkeypatch.setattr(tracing, "tracer", NoOpTracer())
+    assert await _state(settings, monkeypatch) == {}
 
 
 async def test_signal_releases_waiters() -> None:

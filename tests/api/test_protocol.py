@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,90 +13,14 @@ from uvicorn import Config, Server
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.protocol import MAX_HEAD_BYTES, Cycle, Protocol
+from tests.api.line import Line, served
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
     from starlette.types import Receive, Scope, Send
 
-    App = Callable[[Scope, Receive, Send], Any]
-
-BOUND_S = 10
 PROTOCOLS = (Protocol, HttpToolsProtocol)
 POST = b"POST /a/%C3%A9?b=c HTTP/1.1\r\nHost: here\r\nX-Name: Value\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
-
-
-@asynccontextmanager
-async def served(app: App, protocol: type[HttpToolsProtocol], **kwargs: Any) -> AsyncIterator[int]:
-    """A server of an app; gives its port."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    config = Config(app, http=protocol, ws="none", lifespan="off", log_config=None, **kwargs)
-    server = Server(config)
-    serving = asyncio.create_task(server.serve(sockets=[listening]))
-    while not server.started:  # noqa: ASYNC110 - a flag of uvicorn's
-        await asyncio.sleep(0)
-    try:
-        async with asyncio.timeout(BOUND_S):
-            yield listening.getsockname()[1]
-    finally:
-        server.should_exit = server.force_exit = True
-        await serving
-
-
-class Line:
-    """A connection that says what it is told to, byte by byte."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    @classmethod
-    @asynccontextmanager
-    async def to(cls, port: int) -> AsyncIterator[Line]:
-        """A new one."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        try:
-            yield cls(reader, writer)
-        finally:
-            writer.close()
-
-    def say(self, data: bytes) -> None:
-        """Send."""
-        self._writer.write(data)
-
-    async def head(self) -> tuple[bytes, dict[bytes, bytes]]:
-        """The status line and the headers of the next answer."""
-        first, *lines = (await self._reader.readuntil(b"\r\n\r\n")).strip().split(b"\r\n")
-        headers = dict(line.split(b": ", 1) for line in lines)
-        assert headers.pop(b"date")
-        return first, headers
-
-    async def answer(self) -> tuple[bytes, dict[bytes, bytes], bytes]:
-        """The next answer, its body included."""
-        first, headers = await self.head()
-        if b"transfer-encoding" not in headers:
-            return first, headers, await self.exactly(int(headers.get(b"content-length", 0)))
-        body = b""
-        while size := int(await self._reader.readline(), 16):
-            body += await self.exactly(size)
-            await self.exactly(2)
-        await self.exactly(2)
-        return first, headers, body
-
-    async def exactly(self, count: int) -> bytes:
-        """So many bytes."""
-        return await self._reader.readexactly(count)
-
-    async def ended(self) -> bool:
-        """Whether the other side closes, without another word."""
-        return await self._reader.read() == b""
-
-    async def closed(self) -> None:
-        """Wait until the other side closes, whatever it says, or is still told, before that."""
-        with suppress(ConnectionError):
-            while await self._reader.read(1024):
-                pass
 
 
 async def tell(scope: Scope, receive: Receive, send: Send) -> None:
@@ -190,6 +114,23 @@ async def test_requests_in_one_read_are_answered_in_their_order() -> None:
         line.say(b"POST /9 HTTP/1.1\r\nHost: here\r\nContent-Length: 1\r\n\r\nx")
         release.set()
         assert [(await line.answer())[2] for _ in range(10)] == [b"/%d" % n for n in range(10)]
+
+
+async def test_a_request_that_waits_for_another_has_nothing_of_it() -> None:
+    """What is bound while one is served, as its id is, is not there when the next is."""
+    bound: ContextVar[str] = ContextVar("bound", default="nothing")
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        body = bound.get().encode()
+        bound.set(scope["path"])
+        headers = [(b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async with served(app, Protocol) as port, Line.to(port) as line:
+        line.say(b"".join(b"GET /%d HTTP/1.1\r\nHost: here\r\n\r\n" % n for n in range(3)))
+        assert [(await line.answer())[2] for _ in range(3)] == [b"nothing"] * 3
 
 
 async def test_a_stream_is_sent_part_by_part_and_hears_that_its_reader_has_gone() -> None:

@@ -53,6 +53,26 @@ async def _turn() -> None:
         await asyncio.sleep(0)
 
 
+class Behind:
+    """A clock that can be put forward."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        loop = asyncio.get_running_loop()
+        self._forward_s = 0.0
+        now = loop.time
+        monkeypatch.setattr(loop, "time", lambda: now() + self._forward_s, raising=False)
+
+    def put_forward(self, seconds: float) -> None:
+        """From now on it is so much later."""
+        self._forward_s += seconds
+
+
+@pytest.fixture
+async def clock(monkeypatch: pytest.MonkeyPatch) -> Behind:
+    """The loop's clock."""
+    return Behind(monkeypatch)
+
+
 async def test_resolves_up_to_the_message() -> None:
     """Who is in the stretch is told; who is beyond it waits on."""
     waiters = _waiters()
@@ -224,6 +244,103 @@ async def test_released() -> None:
     assert [type(result) for result in results] == [TimeoutError, TimeoutError]
 
 
+async def test_released_for_good() -> None:
+    """Nor does anybody begin to, unless he need not."""
+    waiters = _waiters(heard_to=1)
+    waiters.release()
+    with pytest.raises(TimeoutError):
+        await waiters.wait(Number(1, 2), WAIT_MS)
+    assert await waiters.wait(Number(1, 1), WAIT_MS) is None
+
+
+class Sink:
+    """Stands where a future would."""
+
+    def __init__(self) -> None:
+        self.told: list[object] = []
+
+    def done(self) -> bool:
+        """See ``model.Sink``."""
+        return bool(self.told)
+
+    def set_result(self, result: Word | None) -> None:
+        """See ``model.Sink``."""
+        self.told.append(result)
+
+    def set_exception(self, exception: Exception) -> None:
+        """See ``model.Sink``."""
+        self.told.append(type(exception))
+
+
+async def test_who_is_no_task_is_told_at_once() -> None:
+    """In the same breath as the message, the release, or his own entry."""
+    waiters = _waiters()
+    sinks = [Sink() for _ in range(6)]
+    for seq, sink in enumerate(sinks[:4], 1):
+        waiters.enter(Number(1, seq), WAIT_MS, sink)
+    assert [sink.told for sink in sinks] == [[]] * 6
+    waiters.heard(_drained(0, 3, (2, "sold_out"), (3, "dead")))
+    waiters.enter(Number(1, 2), WAIT_MS, sinks[4])
+    waiters.release()
+    waiters.enter(Number(1, 9), WAIT_MS, sinks[5])
+    expected = [None, Word.SOLD_OUT, Fault, TimeoutError, Word.SOLD_OUT, TimeoutError]
+    assert [sink.told for sink in sinks] == [[told] for told in expected]
+
+
+async def test_who_is_no_task_does_not_wait_for_nothing(clock: Behind) -> None:
+    """Not without a time to wait, nor while the ledger is further behind than that."""
+    waiters = _waiters()
+    waiters.granted(Number(1, 1))
+    clock.put_forward(3)
+    impatient, late, patient = Sink(), Sink(), Sink()
+    waiters.enter(Number(1, 2), 0, impatient)
+    waiters.enter(Number(1, 3), 2000, late)
+    waiters.enter(Number(1, 4), WAIT_MS, patient)
+    assert [impatient.told, late.told, patient.told] == [[TimeoutError], [TimeoutError], []]
+    waiters.release()
+
+
+async def test_who_was_told_is_told_no_more() -> None:
+    """Time that runs out, a message, the ledger's answer, a release: the first of them counts."""
+    ledger = Ledger()
+    waiters = _waiters(ledger)
+    hasty, asked, heard = Sink(), Sink(), Sink()
+    waiters.enter(Number(1, 1), 1, hasty)
+    while not hasty.done():  # noqa: ASYNC110 - until the millisecond is over
+        await asyncio.sleep(0)
+    waiters.enter(Number(1, 2), WAIT_MS, asked)
+    waiters.ask_soon()
+    while not asked.done():  # noqa: ASYNC110 - until the ledger was asked
+        await asyncio.sleep(0)
+    waiters.enter(Number(1, 3), WAIT_MS, heard)
+    waiters.heard(_drained(0, 3, (1, "sold_out"), (2, "sold_out")))
+    waiters.heard(_drained(0, 3))
+    waiters.release()
+    assert [hasty.told, asked.told, heard.told] == [[TimeoutError], [None], [None]]
+
+
+@pytest.mark.parametrize("by", ["a message", "the ledger", "time", "a release"])
+async def test_whose_wait_is_over_is_forgotten(by: str) -> None:
+    """By the clock as well, however long he would have waited."""
+    waiters = _waiters()
+    sink = Sink()
+    waiters.enter(Number(1, 1), 1 if by == "time" else WAIT_MS, sink)
+    if by == "a message":
+        waiters.heard(_drained(0, 1))
+    elif by == "the ledger":
+        waiters.ask_soon()
+    elif by == "a release":
+        waiters.release()
+    while not sink.done():  # noqa: ASYNC110 - until he was told
+        await asyncio.sleep(0)
+    (deadline,) = waiters._deadlines.values()  # noqa: SLF001 - what must not pile up
+    assert not deadline._ends_s  # noqa: SLF001 - as above
+    if by == "time":  # his number is remembered until the ledger passes it
+        waiters.heard(_drained(0, 1))
+    await _turn()
+    assert not waiters._heap  # noqa: SLF001 - as above
+
+
 async def test_closed() -> None:
     """Also while the ledger is being asked."""
 
@@ -238,26 +355,6 @@ async def test_closed() -> None:
     await waiters.close()
     with pytest.raises(TimeoutError):
         await waiting
-
-
-class Behind:
-    """A clock that can be put forward."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        loop = asyncio.get_running_loop()
-        self._forward_s = 0.0
-        now = loop.time
-        monkeypatch.setattr(loop, "time", lambda: now() + self._forward_s, raising=False)
-
-    def put_forward(self, seconds: float) -> None:
-        """From now on it is so much later."""
-        self._forward_s += seconds
-
-
-@pytest.fixture
-async def clock(monkeypatch: pytest.MonkeyPatch) -> Behind:
-    """The loop's clock."""
-    return Behind(monkeypatch)
 
 
 async def test_ledger_that_is_behind_lets_nobody_wait(clock: Behind) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
 import pytest
@@ -13,7 +13,8 @@ from httpx2 import ASGITransport, AsyncClient
 from api import routes
 from api.auth import Caller
 from engine.engine import Engine
-from engine.limiter import Limiter
+from engine.errors import RedisAway
+from engine.limiter import Allowance, Limiter
 from engine.permissions import Permission
 from engine.recovery import redis_client
 from engine.road import Road
@@ -113,6 +114,65 @@ async def test_each_is_told_what_is_left(redis: Redis) -> None:
     assert [allowance.remaining for allowance in made] == [4, 3, 2, 1, 0, 0]
     assert {allowance.reset_ms for allowance in made} == {HOUR_MS}
     assert [allowance.wait_ms > 0 for allowance in made] == [False] * 5 + [True]
+
+
+async def test_who_is_no_task_is_told_as_a_task_is(redis: Redis) -> None:
+    """In the same batch, in the order in which they came."""
+    caller, told = uuid4().hex, list[Allowance]()
+    async with _limiter(redis, max_calls=2) as limiter:
+        limiter.ask(caller, told.append)
+        second = asyncio.create_task(limiter.admit(caller))
+        await asyncio.sleep(0)
+        limiter.ask(caller, told.append)
+        assert told == []
+        assert (await second).remaining == 0
+    assert [(each.wait_ms > 0, each.remaining) for each in told] == [(False, 1), (True, 0)]
+    assert limiter.queued == 0
+
+
+async def test_who_is_no_task_is_told_without_redis(nowhere: Redis) -> None:
+    """By this process alone."""
+    caller, told = uuid4().hex, list[Allowance]()
+    async with _limiter(nowhere, max_calls=2) as limiter:
+        for _ in range(3):
+            limiter.ask(caller, told.append)
+        await limiter.admit(uuid4().hex)
+    assert [(each.wait_ms > 0, each.remaining) for each in told] == [
+        (False, 1),
+        (False, 0),
+        (True, 0),
+    ]
+
+
+async def test_who_leaves_before_his_answer_harms_nobody(redis: Redis) -> None:
+    """A task that is cancelled is counted, and the others of its batch are told."""
+    caller = uuid4().hex
+    async with _limiter(redis, max_calls=5) as limiter:
+        gone, stays = (asyncio.create_task(limiter.admit(caller)) for _ in range(2))
+        await asyncio.sleep(0)
+        gone.cancel()
+        assert (await stays).remaining == 3
+    assert gone.cancelled()
+
+
+@pytest.mark.parametrize("more", [[], [1, 0, 7, 1000]])
+async def test_a_reply_that_is_not_understood_counts_nobody_twice(more: list[int]) -> None:
+    """Each is told once: by this process alone, as without Redis."""
+    told = list[Allowance]()
+
+    class Nowhere:
+        def arrive(self, _lane: Limiter) -> None:
+            """See ``Road``."""
+
+    limiter = Limiter(cast("Road", Nowhere()), max_calls=5, window_ms=HOUR_MS)
+    for caller in ("ann", "ben", "eve"):
+        limiter.ask(caller, told.append)
+    (call,) = limiter.take()
+    with pytest.raises(ValueError, match="zip"):
+        call.resolve([1, 0, 9, 1000, 1, 0, 8, 1000, *more * 2])
+    (unanswered,) = call.answers
+    unanswered.set_exception(RedisAway("the answer of Redis was not understood"))
+    assert [each.remaining for each in told] == [4, 4, 4]
 
 
 async def test_without_redis_each_is_told_as_well(nowhere: Redis) -> None:
