@@ -361,6 +361,8 @@ class TestTheSame:
         assert int(got[1][0].split()[1]) == case.status
         told = json.loads(got[1][2])
         assert case.code in (told.get("code"), told.get("status"))
+        if "code" in told:
+            assert got[1][1][b"content-language"] == (b"ru" if RUSSIAN in case.head else b"en")
         assert went == case.way
 
     async def test_what_the_answer_names(
@@ -708,6 +710,13 @@ class TestLimit:
             await road.close()
 
 
+async def gone_from(cycle: Cycle) -> None:
+    """Wait until the server has seen that the caller hung up."""
+    async with asyncio.timeout(BOUND_S):
+        while not cycle.disconnected:  # noqa: ASYNC110 - nobody tells us
+            await asyncio.sleep(0)
+
+
 class Stub:
     """An engine that hands each attempt over, and remembers what else it was asked."""
 
@@ -749,8 +758,9 @@ class Stub:
 
     async def got(self, count: int = 1) -> list[Attempt]:
         """So many attempts, as soon as they are there."""
-        while len(self.attempts) < count:  # noqa: ASYNC110 - until the server has read them
-            await asyncio.sleep(0)
+        async with asyncio.timeout(BOUND_S):
+            while len(self.attempts) < count:  # noqa: ASYNC110 - until the server has read them
+                await asyncio.sleep(0)
         return self.attempts
 
 
@@ -913,8 +923,7 @@ class TestWhatIsTold:
                     if waits_for == "the ledger":
                         gone.set_result(granted(1))
                 cycle = cast("Any", gone)._cycle  # noqa: SLF001 - the server's side of the line
-                while not cycle.disconnected:  # noqa: ASYNC110 - until the server has seen it
-                    await asyncio.sleep(0)
+                await gone_from(cycle)
                 async with Line.to(port) as other:
                     other.say(post(ask(1, "ben")))
                     _, next_one = await stub.got(2)
@@ -928,6 +937,21 @@ class TestWhatIsTold:
                 assert went == EXPRESS_WAY * 2
         assert logs == []
 
+    async def test_cut_off(self) -> None:
+        """Who asks for more and then talks rubbish is cut off, and his first request knows it."""
+        with capture_logs() as logs:
+            async with Told.by(Stub()) as (stub, port, went):
+                async with Line.to(port) as line:
+                    line.say(post(ask(1)) + HEALTH + b"GARBAGE\r\n\r\n")
+                    (gone,) = await stub.got()
+                    cycle = cast("Any", gone)._cycle  # noqa: SLF001 - the server's side
+                    assert (await line.answer())[0] == b"HTTP/1.1 400 Bad Request"
+                    assert await line.ended()
+                    assert cycle.disconnected
+                    gone.set_result(Decision(Word.SOLD_OUT))
+                assert (gone.done(), went) == (True, EXPRESS_WAY)
+        assert logs == []
+
     @pytest.mark.parametrize("told", [None, RedisAway("lost")])
     async def test_hung_up_before_the_application_serves(self, told: Exception | None) -> None:
         """It is not booked for who has gone."""
@@ -937,8 +961,7 @@ class TestWhatIsTold:
                     line.say(post(ask(1)))
                     (gone,) = await stub.got()
                 cycle = cast("Any", gone)._cycle  # noqa: SLF001 - the server's side of the line
-                while not cycle.disconnected:  # noqa: ASYNC110 - until the server has seen it
-                    await asyncio.sleep(0)
+                await gone_from(cycle)
                 if told:
                     gone.set_exception(told)
                 else:
@@ -1006,9 +1029,11 @@ class TestWhatIsTold:
             await line.head()
             line.say(post(ask(1)))
             (attempt,) = await stub.got()
-            flow = cast("Any", attempt)._cycle.flow  # noqa: SLF001 - the server's side of the line
-            assert flow.write_paused
+            cycle = cast("Any", attempt)._cycle  # noqa: SLF001 - the server's side of the line
+            assert cycle.flow.write_paused
+            unsent = cycle.transport.get_write_buffer_size()
             attempt.set_result(Decision(Word.SOLD_OUT))
+            assert cycle.transport.get_write_buffer_size() == unsent  # nothing is piled up
             assert await line.exactly(len(big)) == big
             first, _, body = await answered(line)
             assert (first[9:12], json.loads(body)["code"]) == (b"409", "sold_out")
@@ -1185,8 +1210,7 @@ class TestNothingStays:
                     await answered(line)
             if hangs_up:
                 cycle = cast("Any", attempts[0])._cycle  # noqa: SLF001 - as above
-                while not cycle.disconnected:  # noqa: ASYNC110 - until the server has seen it
-                    await asyncio.sleep(0)
+                await gone_from(cycle)
                 del cycle
                 self.TOLD[name](attempts[0], stub)
                 while not attempts[0].done():  # noqa: ASYNC110 - until its wait is over

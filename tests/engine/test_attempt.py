@@ -10,14 +10,18 @@ import pytest
 from engine.admission import Decision
 from engine.attempt import Attempt, Awaited
 from engine.confirmations import Waiters
-from engine.errors import Dirty, Fault, Fenced, Overloaded, RedisAway
+from engine.engine import Engine
+from engine.errors import Dirty, Fault, Fenced, LedgerAway, Overloaded, RedisAway
 from engine.model import Drained, Fate, Number, Reservation, Status, Word, booking_id
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from engine.settings import Settings
+
 PARTITION = 3
 WAIT_MS = 20_000
+BOUND_S = 5
 GRANTED = Decision(Word.RESERVED, Number(1, 1), 1000)
 BOOKING = booking_id(Number(1, 1), PARTITION)
 PENDING = Reservation(Word.RESERVED, BOOKING, 1000)
@@ -49,6 +53,13 @@ async def _lost(_: int, numbers: Collection[Number]) -> dict[Number, Fate]:
 async def waiters() -> Waiters:
     """Those of a partition; asked, the ledger says that a number is lost."""
     return Waiters(PARTITION, _lost)
+
+
+async def _over(attempt: Attempt) -> None:
+    """Wait until it has ended."""
+    async with asyncio.timeout(BOUND_S):
+        while not attempt.done():  # noqa: ASYNC110 - nobody tells us
+            await asyncio.sleep(0)
 
 
 def _drained(*rejected: tuple[int, int, str]) -> Drained:
@@ -112,8 +123,7 @@ async def test_pending(waiters: Waiters, wait_ms: int) -> None:
     """Who does not wait, or no longer, has his seat all the same; later news is not his."""
     attempt = Noted(waiters, wait_ms)
     attempt.set_result(GRANTED)
-    while not attempt.done():  # noqa: ASYNC110 - until the millisecond is over
-        await asyncio.sleep(0)
+    await _over(attempt)
     waiters.heard(_drained((1, 1, "sold_out")))
     assert attempt.told == [PENDING]
 
@@ -147,8 +157,7 @@ async def test_lost(waiters: Waiters) -> None:
     attempt = Noted(waiters)
     attempt.set_result(GRANTED)
     waiters.ask_soon()
-    while not attempt.done():  # noqa: ASYNC110 - until the ledger was asked
-        await asyncio.sleep(0)
+    await _over(attempt)
     assert [type(told) for told in attempt.told] == [RedisAway]
 
 
@@ -161,6 +170,19 @@ async def test_failure(waiters: Waiters, error: Exception) -> None:
     attempt.set_exception(error)
     waiters.heard(_drained())
     assert (attempt.told, attempt.done()) == ([error], True)
+
+
+async def test_engine_that_is_not_ready(settings: Settings, waiters: Waiters) -> None:
+    """It takes nobody, and says why."""
+    engine = await Engine.open(settings)
+    attempt = Noted(waiters)
+    try:
+        engine._away = LedgerAway("away")  # noqa: SLF001 - as it is after such a start
+        with pytest.raises(LedgerAway):
+            engine.attempt(1, "ann", attempt)
+    finally:
+        await engine.close()
+    assert attempt.told == []
 
 
 class TestAwaited:

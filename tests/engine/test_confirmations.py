@@ -272,6 +272,13 @@ class Sink:
         self.told.append(type(exception))
 
 
+async def _over(sink: Sink) -> None:
+    """Wait until it was told."""
+    async with asyncio.timeout(5):
+        while not sink.done():  # noqa: ASYNC110 - nobody tells us
+            await asyncio.sleep(0)
+
+
 async def test_who_is_no_task_is_told_at_once() -> None:
     """In the same breath as the message, the release, or his own entry."""
     waiters = _waiters()
@@ -304,19 +311,19 @@ async def test_who_was_told_is_told_no_more() -> None:
     """Time that runs out, a message, the ledger's answer, a release: the first of them counts."""
     ledger = Ledger()
     waiters = _waiters(ledger)
-    hasty, asked, heard = Sink(), Sink(), Sink()
-    waiters.enter(Number(1, 1), 1, hasty)
-    while not hasty.done():  # noqa: ASYNC110 - until the millisecond is over
-        await asyncio.sleep(0)
-    waiters.enter(Number(1, 2), WAIT_MS, asked)
+    asked, heard, hasty, last = Sink(), Sink(), Sink(), Sink()
+    waiters.enter(Number(1, 1), WAIT_MS, asked)
     waiters.ask_soon()
-    while not asked.done():  # noqa: ASYNC110 - until the ledger was asked
-        await asyncio.sleep(0)
-    waiters.enter(Number(1, 3), WAIT_MS, heard)
-    waiters.heard(_drained(0, 3, (1, "sold_out"), (2, "sold_out")))
-    waiters.heard(_drained(0, 3))
+    await _over(asked)
+    waiters.enter(Number(1, 2), WAIT_MS, heard)
+    waiters.enter(Number(1, 3), 1, hasty)
+    waiters.enter(Number(1, 4), 1, last)
+    await _over(last)
+    waiters.heard(_drained(0, 3, (1, "sold_out"), (3, "sold_out")))
+    waiters.heard(_drained(0, 3, (2, "sold_out")))
     waiters.release()
-    assert [hasty.told, asked.told, heard.told] == [[TimeoutError], [None], [None]]
+    told = [sink.told for sink in (asked, heard, hasty, last)]
+    assert told == [[None], [None], [TimeoutError], [TimeoutError]]
 
 
 @pytest.mark.parametrize("by", ["a message", "the ledger", "time", "a release"])
@@ -331,8 +338,7 @@ async def test_whose_wait_is_over_is_forgotten(by: str) -> None:
         waiters.ask_soon()
     elif by == "a release":
         waiters.release()
-    while not sink.done():  # noqa: ASYNC110 - until he was told
-        await asyncio.sleep(0)
+    await _over(sink)
     (deadline,) = waiters._deadlines.values()  # noqa: SLF001 - what must not pile up
     assert not deadline._ends_s  # noqa: SLF001 - as above
     if by == "time":  # his number is remembered until the ledger passes it
