@@ -95,7 +95,7 @@ class Application:
     def _is_watched(self) -> bool:
         """Whether something must stand around each request that only an application can be."""
         settings = self._settings
-        counts_addresses = settings.rate_limit_max and settings.auth == "none"
+        counts_addresses = settings.rate_limit_max and settings.auth in (None, "none")
         told_by_a_proxy = counts_addresses and settings.trusted_proxies
         return bool(tracing.tracer or settings.log_level == "debug" or told_by_a_proxy)
 
