@@ -48,10 +48,6 @@ class Answer:
             self._rest = b"%b\r\n%b" % (head, self.body)
         return self._rest
 
-    def with_headers(self, *headers: Header) -> Answer:
-        """The same with more headers."""
-        return Answer(self.status, self.body, (*self.headers, *headers))
-
     async def send(self, send: Send) -> None:
         """Send it as the two messages of ASGI."""
         headers = [*self.headers]

@@ -95,8 +95,9 @@ class Application:
     def _is_watched(self) -> bool:
         """Whether something must stand around each request that only an application can be."""
         settings = self._settings
-        by_address = settings.rate_limit_max and settings.trusted_proxies
-        return bool(tracing.tracer or settings.log_level == "debug" or by_address)
+        counts_addresses = settings.rate_limit_max and settings.auth in (None, "none")
+        told_by_a_proxy = counts_addresses and settings.trusted_proxies
+        return bool(tracing.tracer or settings.log_level == "debug" or told_by_a_proxy)
 
 
 def create() -> Application:

@@ -5,8 +5,8 @@ rate limit, for Redis, for the ledger (``engine/attempt.py``). It is read, check
 the functions of the call in ``api/routes.py``; what it comes to is the same.
 
 Whatever is not plain is served by the application. What was learned by then goes with it in the
-scope: ``allowance``, if the request was counted against a limit, and ``outcome``, if something came
-of it: a failure, or a booking that the ledger has refused.
+scope: ``allowance``, if the request was counted against a limit, and ``outcome``, if something has
+come of it: a reservation, or a failure.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from api.auth import check_user, identify, permit
-from api.middleware import limited_by, limits_of
+from api.middleware import limit_lines, limited_by
 from api.requests import MAX_BODY_BYTES, check_media, headers_of, parse_reserve
 from api.routes import RESERVE, answer_of, wait_of
 from engine.attempt import Attempt
@@ -125,26 +125,28 @@ class Passenger(Attempt):
 
     def end(self, made: Reservation | None) -> None:
         """Answer."""
-        if made is None:
-            self._leave()
-        elif made.status is Status.REJECTED:
+        if made is None or made.status is Status.REJECTED:
             self._leave(made)
+            return
+        try:
+            is_answered = self._answer(made)
+        except Exception as error:  # noqa: BLE001 - who tells us has others to tell
+            self._leave(error)
+            return
+        if is_answered:
+            del self._cycle  # the ledger's waiters keep us for as long as it is behind
         else:
-            try:
-                self._answer(made)
-            except Exception as error:  # noqa: BLE001 - who tells us has others to tell
-                self._leave(error)
+            self._leave(made)
 
     def fail(self, error: Exception) -> None:
         """Have the application try again, or say that there is no answer."""
         self._leave(None if isinstance(error, Dirty | Fenced) else error)
 
-    def _answer(self, made: Reservation) -> None:
+    def _answer(self, made: Reservation) -> bool:
         answer = answer_of(made, self._request, self._headers, self._applied)
         allowance = self._allowance
-        limits = limits_of(allowance, self._express.rate_limit) if allowance else ()
-        self._cycle.answer(answer, *limits)
-        del self._cycle  # the ledger's waiters keep us for as long as it is behind
+        lines = limit_lines(allowance, self._express.rate_limit) if allowance else b""
+        return self._cycle.answer(answer, lines)
 
     def _leave(self, outcome: Reservation | Exception | None = None) -> None:
         """Have the application serve the request."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import Context
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from uvicorn._types import ASGIReceiveEvent, HTTPScope
 
-    from api.answers import Answer, Header
+    from api.answers import Answer
 
 MAX_HEAD_BYTES: Final = 65_536
 """The parser keeps what has no end, and copies it with each read: it would stop for everybody."""
@@ -38,6 +38,12 @@ EXPRESS: Final = "express"
 """Where an application leaves, in the state of its lifespan, what takes requests over."""
 _SHORT: Final = frozenset((b"GET", b"POST", b"DELETE", b"PATCH"))
 _CLOSE: Final = (b"connection", b"close")
+
+
+@lru_cache(maxsize=4)
+def _common(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    """The headers of a server, which are others once a second, as lines."""
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
 class Cycle(RequestResponseCycle):
@@ -92,13 +98,11 @@ class Cycle(RequestResponseCycle):
         self.scope.update(more)  # type: ignore[typeddict-item]  # an application may have its own
         self.protocol.start(self, app)
 
-    def answer(self, answer: Answer, *more: Header) -> None:
-        """Send a whole answer, with more headers, from outside a task."""
+    def answer(self, answer: Answer, lines: bytes = b"") -> bool:
+        """Send a whole answer, with more lines in its head; False if an application must do it."""
         if self._is_plain:
-            self._write(STATUS_LINE[answer.status], answer.rest, *more)
-        elif not self.disconnected:
-            marked = answer.with_headers(*more)
-            self.run(lambda _scope, _receive, send: marked.send(send))
+            self._write(STATUS_LINE[answer.status], lines, answer.rest)
+        return self.response_complete or self.disconnected
 
     async def send(self, message: Any) -> None:
         """Keep the head of an answer until its body is there, and send both in one write."""
@@ -123,7 +127,7 @@ class Cycle(RequestResponseCycle):
         head = b"".join([b"%b: %b\r\n" % header for header in headers])
         if head.count(b"\n") != len(headers):  # a value would become a header: uvicorn says so
             return False
-        self._write(STATUS_LINE[start["status"]], b"%b\r\n%b" % (head, body))
+        self._write(STATUS_LINE[start["status"]], head, b"\r\n%b" % body)
         return True
 
     @property
@@ -131,11 +135,11 @@ class Cycle(RequestResponseCycle):
         """Whether nothing must be said or waited for beside the answer."""
         return self.keep_alive and not self.disconnected and not self.flow.write_paused
 
-    def _write(self, status_line: bytes, rest: bytes, *more: Header) -> None:
-        """Send all of an answer at once."""
+    def _write(self, status_line: bytes, lines: bytes, rest: bytes) -> None:
+        """Send all of an answer at once; what the server says of itself comes first."""
         self.response_started = self.response_complete = True
-        first = b"".join([b"%b: %b\r\n" % header for header in (*self.default_headers, *more)])
-        self.transport.write(b"%b%b%b" % (status_line, first, rest))
+        common = _common(tuple(self.default_headers))
+        self.transport.write(b"%b%b%b%b" % (status_line, common, lines, rest))
         if "message_event" in self.__dict__:
             self.message_event.set()
         self.on_response()

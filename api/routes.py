@@ -131,13 +131,13 @@ class Bookings:
             return None
         request = parse_reserve(body)
         check_user(caller_of(scope), request.user_id)
-        outcome = _outcome_of(scope)
-        if outcome is not None:
-            made = await self._engine.refused(outcome, request.event_id, request.user_id)
-        else:
+        made = _outcome_of(scope)
+        if made is None:
             made = await self._engine.reserve(
                 request.event_id, request.user_id, fingerprint=fingerprint, wait_ms=wait_ms
             )
+        elif made.status is Status.REJECTED:
+            made = await self._engine.refused(made, request.event_id, request.user_id)
         return answer_of(made, request, headers, applied)
 
     async def read(self, scope: Scope, _receive: Receive) -> Answer:

@@ -109,12 +109,11 @@ class Desk:
 
 async def measure(redis_url: str, postgres: PostgresServer) -> None:
     """Print a line for each size."""
-    settings = Settings(
-        redis_url=redis_url, database_url=postgres.url, partitions=1, log_level="error"
-    )
+    dsn = postgres.local_url
+    settings = Settings(redis_url=redis_url, database_url=dsn, partitions=1, log_level="error")
     configure(settings)
-    await migrate(postgres.url, 1)
-    ledger = Ledger(postgres.url)
+    await migrate(dsn, 1)
+    ledger = Ledger(dsn)
     async with redis_client(settings) as redis:
         epoch = await Recovery(ledger, settings).reopen(0, 0)
         shift = await ledger.begin_shift(0, "bench")
@@ -142,7 +141,7 @@ def main() -> None:
         RedisServer(Path(name) / "redis") as redis,
         PostgresServer(Path(name) / "postgres") as postgres,
     ):
-        uvloop.run(measure(redis.url, postgres))
+        uvloop.run(measure(redis.local_url, postgres))
 
 
 if __name__ == "__main__":

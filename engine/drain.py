@@ -34,6 +34,7 @@ from engine.errors import (
     RedisAway,
     Superseded,
 )
+from engine.gate import Gate
 from engine.log import get_logger
 from engine.model import MAX_BATCH, Drained, Item, Number, Word, booking_id
 from engine.outbox import Outbox, items_beyond, reserves
@@ -101,7 +102,13 @@ class Drain:
     """
 
     def __init__(
-        self, partition: int, *, ledger: Ledger, redis: Redis, brake: Brake | None = None
+        self,
+        partition: int,
+        *,
+        ledger: Ledger,
+        redis: Redis,
+        brake: Brake | None = None,
+        gate: Gate | None = None,
     ) -> None:
         self.partition = partition
         self._ledger = ledger
@@ -110,6 +117,7 @@ class Drain:
         self._wire = Wire(redis.connection_pool)
         self._asked: Number | None = None  # after which we have asked for entries
         self._brake = brake or Brake()
+        self._gate = gate or Gate()
 
     async def close(self) -> None:
         """Give the connection to Redis back."""
@@ -125,11 +133,16 @@ class Drain:
             Halted: too many dead letters.
         """
         read = await self._read(scripts, mark, block_ms)
-        taking = self._take_entries(read, mark, epoch=scripts.epoch, shift=shift)
-        async for taken in taking:
-            is_all = taken.to == Number.parse(read[-1][0])
-            await self._tell(scripts, taken, block_ms=block_ms if is_all else None)
-            mark = max(mark, taken.to)
+        if not read:
+            return mark
+        async with self._gate.passed() as waited:
+            if waited and len(read) < ENTRIES_A_READ:
+                read += await self._read_on(scripts, read)
+            taking = self._take_entries(read, mark, epoch=scripts.epoch, shift=shift)
+            async for taken in taking:
+                is_all = taken.to == Number.parse(read[-1][0])
+                await self._tell(scripts, taken, block_ms=block_ms if is_all else None)
+                mark = max(mark, taken.to)
         return mark
 
     async def _read(self, scripts: Scripts, mark: Number, block_ms: int) -> list[Entry]:
@@ -142,6 +155,12 @@ class Drain:
                 await self._wire.drop()
             command = self._outbox.read_command(mark, count=ENTRIES_A_READ, block_ms=block_ms)
             (reply,) = await self._wire.exchange(command)
+        return self._outbox.read_reply(scripts.checked(reply))
+
+    async def _read_on(self, scripts: Scripts, read: Sequence[Entry]) -> list[Entry]:
+        """What has come since."""
+        last, count = Number.parse(read[-1][0]), ENTRIES_A_READ - len(read)
+        (reply,) = await self._wire.exchange(self._outbox.read_command(last, count=count))
         return self._outbox.read_reply(scripts.checked(reply))
 
     async def survivors(self, epoch: int, mark: Number) -> Number:

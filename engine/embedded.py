@@ -1,8 +1,8 @@
 """Redis and Postgres of our own, for ``onsale up`` and for the tests.
 
 Servers on PATH take precedence, then those that came along as wheels. Either way they run in the
-foreground as our children, listen on loopback only, ask for a password that lies in a 0600
-file beside their data, and die with us:
+foreground as our children, listen on loopback and on a Unix socket beside their data, ask for a
+password that lies in a 0600 file there, and die with us:
 
 - A *leash* goes before each program: a few lines of Python that ask the kernel for a signal at
   our death and then become the program. (``preexec_fn`` would do the same between fork and exec,
@@ -16,6 +16,9 @@ file beside their data, and die with us:
 
 Postgres refuses to run as root. As root it is put into a user namespace, in which our files seem
 to be an ordinary user's; where that is forbidden, it runs as ``postgres`` or ``nobody``.
+
+Each socket has a relative path for its server, which needs no quotes and cannot be too long; who
+connects needs the whole path: see ``_has_address``.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, Self
+from urllib.parse import quote
 
 import redis
 
@@ -61,6 +65,8 @@ CREATE_BOUND_S = 120.0
 LOCK_BOUND_S = 15.0
 POLL_S = 0.02
 OLDEST_REDIS = 7
+MOST_SOCKET_BYTES = 107 if sys.platform == "linux" else 103
+"""The longest path of a Unix socket: what ``sun_path`` takes, less the zero at its end."""
 
 # Below the range from which Linux and macOS number outgoing connections: a client that tries a
 # port of that range while its server is away can be given the same port, and meet itself.
@@ -203,6 +209,14 @@ class Server(Child):
     def url(self) -> str:
         """The address with the password; known after the first start."""
 
+    @property
+    @abstractmethod
+    def local_url(self) -> str:
+        """The address for programs of ours: less work for both sides than loopback.
+
+        It names the Unix socket, or is ``url`` where that has no address.
+        """
+
     @abstractmethod
     def _open(self, lock: int, log: IO[bytes]) -> None:
         """Make what is missing in the data folder and spawn the server, which takes the lock."""
@@ -266,7 +280,9 @@ class Server(Child):
 
 
 class RedisServer(Server):
-    """Redis or Valkey: append-only file, nothing evicted, password, loopback."""
+    """Redis or Valkey: append-only file, nothing evicted, password, loopback, Unix socket."""
+
+    _SOCKET = "redis.sock"
 
     def __init__(
         self, data_dir: Path, port: int = 0, settings: Mapping[str, str] | None = None
@@ -278,12 +294,22 @@ class RedisServer(Server):
         """``redis://…``, database 0."""
         return f"redis://:{self._password}@{LOOPBACK}:{self.port}/0"
 
+    @property
+    def local_url(self) -> str:
+        """``unix://…``, database 0, unless ``?db=`` is added."""
+        path = self.data_dir / self._SOCKET
+        if not _has_address(path):
+            return self.url
+        return f"unix://:{self._password}@{quote(str(path))}"
+
     def _open(self, lock: int, log: IO[bytes]) -> None:
         binary = find_redis_server()
         self._make_password()
         settings = {
             "bind": LOOPBACK,
             "port": str(self.port),
+            "unixsocket": self._SOCKET,
+            "unixsocketperm": "700",
             "protected-mode": "yes",
             "requirepass": self._password,
             "dir": ".",
@@ -295,9 +321,9 @@ class RedisServer(Server):
         }
         config = self.data_dir / "redis.conf"
         write_private(config, "".join(f"{name} {value}\n" for name, value in settings.items()))
-        self._process = self._spawn(
-            [binary, config.name], cwd=self.data_dir, pass_fds=[lock], stdout=log, stderr=log
-        )
+        options: dict[str, Any] = {"pass_fds": [lock], "stdout": log, "stderr": log}
+        with config.open("rb") as text:  # a file whose path has ? or [ would be a pattern to it
+            self._process = self._spawn([binary, "-"], cwd=self.data_dir, stdin=text, **options)
 
     def _answers(self) -> bool:
         with redis.Redis.from_url(self.url, socket_timeout=1) as client:
@@ -309,6 +335,8 @@ class RedisServer(Server):
 
 class PostgresServer(Server):
     """Postgres: user and database ``onsale``, UTF-8, C collation, commits that are on disk."""
+
+    _SOCKET = ".s.PGSQL."  # and the port
 
     # Postgres's fast shutdown; SIGTERM would wait for its clients.
     stop_signal = death_signal = signal.SIGINT
@@ -322,6 +350,17 @@ class PostgresServer(Server):
     def url(self) -> str:
         """``postgresql://…``, database ``onsale``."""
         return f"postgresql://onsale:{self._password}@{LOOPBACK}:{self.port}/onsale"
+
+    @property
+    def local_url(self) -> str:
+        """``postgresql://…``, with the socket's folder, percent-encoded, in the place of the host.
+
+        In ``?host=`` asyncpg takes a comma for the end of a host, however it is written.
+        """
+        if not _has_address(self.data_dir / f"{self._SOCKET}{self.port}"):
+            return self.url
+        folder = quote(str(self.data_dir), safe="")
+        return f"postgresql://onsale:{self._password}@{folder}:{self.port}/onsale"
 
     @property
     def _cluster(self) -> Path:
@@ -343,11 +382,14 @@ class PostgresServer(Server):
             self._refuse_other_version(folder)
         else:
             self._create(folder, prefix, options)
-        (self._cluster / "postmaster.pid").unlink(missing_ok=True)
+        pid_file, sockets = self._cluster / "postmaster.pid", self.data_dir.glob(f"{self._SOCKET}*")
+        for stale in (pid_file, *sockets):  # a socket has a lock file beside it
+            stale.unlink(missing_ok=True)
         settings = {
             "listen_addresses": LOOPBACK,
             "port": str(self.port),
-            "unix_socket_directories": "",  # their paths must be short, and ours may be long
+            "unix_socket_directories": "..",  # of the cluster, in which Postgres works
+            "unix_socket_permissions": "0700",
             "fsync": "on",
             "synchronous_commit": "on",
             **self._settings,
@@ -481,6 +523,15 @@ def write_private(path: Path, text: str) -> None:
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
     draft.replace(path)
+
+
+def _has_address(path: Path) -> bool:
+    """Whether a program can be told to connect to this socket: not every path is one's, or text."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # bytes that are no text cannot stand in a URL
+        return False
+    return len(os.fsencode(path)) <= MOST_SOCKET_BYTES
 
 
 def _wheel(package: str) -> Path | None:

@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import asyncpg
 from redis.exceptions import ResponseError
@@ -181,8 +181,10 @@ def _machine(
 
 
 def _is_here(address: str) -> bool:
+    """Whether it is loopback or a Unix socket; Postgres's may be named as ``?host=`` as well."""
     parts = urlsplit(address)
-    return parts.scheme == "unix" or parts.hostname in ("127.0.0.1", "::1", "localhost")
+    host = unquote(parts.hostname or parse_qs(parts.query).get("host", [""])[-1])
+    return parts.scheme == "unix" or host[:1] == "/" or host in ("127.0.0.1", "::1", "localhost")
 
 
 def _disk(whose: str, folder: str) -> Disk | None:

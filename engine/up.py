@@ -220,8 +220,8 @@ class Up:
 
     def _launch_programs(self) -> None:
         environment = {
-            "DATABASE_URL": self.database_url,
-            "REDIS_URL": self.redis_url,
+            "DATABASE_URL": self.postgres.local_url if self.postgres else self.database_url,
+            "REDIS_URL": self.redis.local_url if self.redis else self.redis_url,
             "HOST": self._settings.host,
             "PORT": str(self._listener.getsockname()[1]),
             "PROMETHEUS_MULTIPROC_DIR": str(self._fresh_metrics()),
@@ -319,7 +319,7 @@ def psql_command(database_url: str) -> list[str]:
 def redis_command(redis_url: str, data: Path) -> list[str]:
     """The command that talks to Redis: its own client, or else ours."""
     for client in ("redis-cli", "valkey-cli"):
-        if shutil.which(client):
+        if shutil.which(client) and not redis_url.startswith("unix:"):  # which they do not know
             return [client, "--no-auth-warning", "-u", redis_url]
     script = Path(sys.executable).with_name("onsale")
     onsale = [str(script)] if script.exists() else [sys.executable, "-m", "engine.cli"]

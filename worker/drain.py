@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from engine.drain import Brake
+    from engine.gate import Gate
     from engine.model import Number
     from engine.recovery import Stores
 
@@ -41,14 +42,18 @@ log = get_logger(__name__)
 class Shift:
     """One turn of this worker at one partition."""
 
-    def __init__(self, stores: Stores, partition: int, brake: Brake, *, holder: str) -> None:
+    def __init__(
+        self, stores: Stores, partition: int, brake: Brake, gate: Gate, *, holder: str
+    ) -> None:
         self._partition = partition
         self._ledger = stores.ledger
         self._redis = stores.redis
         self._recovery = stores.recovery
         self._holder = holder
         self._is_cancelled = False
-        self._drain = Drain(partition, ledger=stores.ledger, redis=stores.redis, brake=brake)
+        self._drain = Drain(
+            partition, ledger=stores.ledger, redis=stores.redis, brake=brake, gate=gate
+        )
 
     async def run(self) -> None:
         """Drain until a later shift begins, or nobody came for ``SHIFT_S``."""

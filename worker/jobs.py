@@ -113,7 +113,9 @@ async def measure(stores: Stores) -> None:
 async def shift(ctx: dict[str, Any], partition: int) -> None:
     """Drain one partition for a while."""
     try:
-        await Shift(ctx["stores"], partition, ctx["brakes"][partition], holder=ctx["name"]).run()
+        await Shift(
+            ctx["stores"], partition, ctx["brakes"][partition], ctx["gate"], holder=ctx["name"]
+        ).run()
     except Unavailable as error:  # the next tick tries again
         log.warning("shift_ended", partition=partition, reason=str(error))
 

@@ -23,6 +23,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from engine import keys, metrics, tracing
 from engine.drain import Brake
 from engine.errors import REDIS_ERRORS, Misconfigured, Unavailable
+from engine.gate import Gate
 from engine.log import configure, get_logger
 from engine.recovery import check_servers, connected, redis_client
 from engine.settings import Settings
@@ -57,6 +58,7 @@ async def on_startup(ctx: dict[str, Any]) -> None:
             log.warning("not_ready", reason=str(error))
             await asyncio.sleep(RETRY_S)
     ctx["stores"] = stores
+    ctx["gate"] = Gate()
     ctx["brakes"] = [Brake() for _ in range(stores.partitions)]
     ctx["name"] = f"{socket.gethostname()}:{os.getpid()}"
     ctx["hands"] = asyncio.create_task(Hands(stores).follow())

@@ -14,12 +14,20 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
+from api.answers import answer
 from api.app import calm_the_garbage_collector
+from api.express import PLACE
+from api.protocol import EXPRESS
 from api.schemas import reserve_decoder
 from engine.model import Word
 
 if TYPE_CHECKING:
-    from starlette.types import Message, Receive, Scope, Send
+    from starlette.types import Receive, Scope, Send
+
+    from api.answers import Answer
+    from api.protocol import Cycle
+    from api.schemas import ReserveRequest
+    from engine.model import Sink
 
 RESERVE: Final = "/api/bookings/reserve"
 BOOKING: Final = "/api/bookings/"
@@ -29,8 +37,6 @@ _HELD: Final = b'{"status":409,"code":"already_booked","booking_id":%d}'
 _CANCELLED: Final = b'{"message":"given back","id":%d,"status":"cancelled"}'
 _SEATS: Final = b'{"event":{"id":%d,"total_seats":%d},"available_seats":%d}'
 _encode: Final = msgspec.json.Encoder().encode
-
-Answer = tuple["Message", "Message"]
 
 
 class Away(Exception):
@@ -79,6 +85,14 @@ class Peer(ABC):
         raise NotImplementedError
 
 
+class ExpressPeer(Peer):
+    """A peer that can be asked from outside a task."""
+
+    @abstractmethod
+    def ask(self, event_id: int, user_id: str, answer: Sink[Verdict]) -> None:
+        """``reserve``, of which ``answer`` is told."""
+
+
 class Face:
     """The ASGI application of a peer."""
 
@@ -89,16 +103,15 @@ class Face:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, or live through the life of the process."""
         if scope["type"] == "lifespan":
-            await self._live(receive, send)
+            await self._live(scope, receive, send)
             return
         try:
-            start, body = await self._answer(scope, receive)
+            made = await self._answer(scope, receive)
         except Away:
-            start, body = AWAY
-        await send(start)
-        await send(body)
+            made = AWAY
+        await made.send(send)
 
-    async def _live(self, receive: Receive, send: Send) -> None:
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         await receive()
         await self._peer.open()
         calm_the_garbage_collector()
@@ -130,7 +143,11 @@ class Face:
             request = reserve_decoder.decode(body)
         except msgspec.DecodeError:
             return BAD
-        word, booking, at_ms = await self._peer.reserve(request.event_id, request.user_id)
+        return self.told(request, await self._peer.reserve(request.event_id, request.user_id))
+
+    def told(self, request: ReserveRequest, verdict: Verdict) -> Answer:
+        """The answer to who would book."""
+        word, booking, at_ms = verdict
         if word is Word.RESERVED:
             text = _GRANTED % (
                 booking,
@@ -145,21 +162,53 @@ class Face:
         return held(booking) if word is Word.ALREADY_BOOKED else NOT_FOUND
 
 
-def answer(status: int, body: bytes, *headers: tuple[bytes, bytes]) -> Answer:
-    """An answer as the two ASGI messages it is sent in."""
-    return (
-        {
-            "type": "http.response.start",
-            "status": status,
-            "headers": [
-                (b"content-type", b"application/json"),
-                (b"content-length", b"%d" % len(body)),
-                (b"cache-control", b"no-store"),
-                *headers,
-            ],
-        },
-        {"type": "http.response.body", "body": body},
-    )
+class ExpressFace(Face):
+    """The same past ASGI, as our own API goes with what is plain (``api/express.py``)."""
+
+    def __init__(self, peer: ExpressPeer) -> None:
+        super().__init__(peer)
+        self._asked = peer
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["state"][EXPRESS] = {PLACE: self._take}
+        await super()._live(scope, receive, send)
+
+    def _take(self, cycle: Cycle) -> bool:
+        try:
+            request = reserve_decoder.decode(cycle.whole_body)
+        except msgspec.DecodeError:
+            return False
+        self._asked.ask(request.event_id, request.user_id, Passenger(self, cycle, request))
+        return True
+
+
+class Passenger:
+    """A request that waits for its verdict: it stands where a future would."""
+
+    __slots__ = ("_cycle", "_face", "_is_done", "_request")
+
+    def __init__(self, face: Face, cycle: Cycle, request: ReserveRequest) -> None:
+        self._face = face
+        self._cycle = cycle
+        self._request = request
+        self._is_done = False
+
+    def done(self) -> bool:
+        """Whether it is answered."""
+        return self._is_done
+
+    def set_result(self, verdict: Verdict) -> None:
+        """Answer it."""
+        self._send(self._face.told(self._request, verdict))
+
+    def set_exception(self, _: Exception) -> None:
+        """Say that the store is away."""
+        self._send(AWAY)
+
+    def _send(self, made: Answer) -> None:
+        self._is_done = True
+        if not self._cycle.answer(made):
+            self._cycle.run(lambda _scope, _receive, send: made.send(send))
 
 
 def held(booking_id: int) -> Answer:

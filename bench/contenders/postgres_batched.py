@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import asyncpg
 
-from bench.contenders.face import Away, Face, Peer, Seats, Verdict
+from bench.contenders.face import Away, ExpressPeer, Face, Seats, Verdict
 from bench.contenders.gather import Gather
 from bench.contenders.postgres import TABLES, connect
 from bench.contenders.serve import serve
@@ -29,6 +29,8 @@ from engine.model import Word
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from engine.model import Sink
 
 BLOCK: Final = 100_000
 MAX_BATCH: Final = 1000
@@ -123,7 +125,7 @@ class Ask(NamedTuple):
     event_id: int
     user_id: str
     booking_id: int
-    answer: asyncio.Future[Verdict]
+    answer: Sink[Verdict]
 
 
 class Question(NamedTuple):
@@ -161,7 +163,7 @@ class Line:
         self._connection = None
 
 
-class Batched(Peer):
+class Batched(ExpressPeer):
     """Four lines, each with its own batches: bookings, looks, cancels and seats."""
 
     async def open(self) -> None:
@@ -186,9 +188,13 @@ class Batched(Peer):
     async def reserve(self, event_id: int, user_id: str) -> Verdict:
         """Go with the next batch."""
         answer: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        self.ask(event_id, user_id, answer)
+        return await answer
+
+    def ask(self, event_id: int, user_id: str, answer: Sink[Verdict]) -> None:
+        """The same from outside a task."""
         gather = self._looks if event_id in self._full else self._books
         gather.add(Ask(event_id, user_id, 0, answer))
-        return await answer
 
     async def cancel(self, booking_id: int) -> bool:
         """Go with the next batch."""
@@ -305,7 +311,7 @@ class Batched(Peer):
             tell(question.answer, found.get(question.id))
 
 
-def tell(answer: asyncio.Future[Any], what: object) -> None:
+def tell(answer: Sink[Any], what: object) -> None:
     """Answer a caller, unless he went away."""
     if not answer.done():
         answer.set_result(what)

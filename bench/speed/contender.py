@@ -68,6 +68,9 @@ BATCHED: Final = Contender(
 BATCHED_FULL: Final = Contender(
     "postgres_batched_full", "bench.contenders.postgres_batched_full", store="postgres"
 )
+BATCHED_EXPRESS: Final = Contender(
+    "postgres_batched_express", "bench.contenders.postgres_batched_express", store="postgres"
+)
 CONTENDERS: Final = (
     ONSALE,
     BARE,
@@ -79,6 +82,7 @@ CONTENDERS: Final = (
     SEAT_ROWS,
     BATCHED,
     BATCHED_FULL,
+    BATCHED_EXPRESS,
 )
 
 

@@ -9,6 +9,7 @@ from bench.speed.contender import (
     BARE,
     BARE_ASGI,
     BATCHED,
+    BATCHED_EXPRESS,
     BATCHED_FULL,
     EVALSHA,
     FOR_UPDATE,
@@ -49,6 +50,7 @@ BY_STATEMENT: Final = Side("Postgres, one statement", STATEMENT, (201,))
 BY_SEAT_ROW: Final = Side("Postgres, SKIP LOCKED", SEAT_ROWS, (201,))
 BY_BATCH: Final = Side("Postgres, micro-batched", BATCHED, (201,))
 BY_BATCH_FULL: Final = Side("the same with our indexes", BATCHED_FULL, (201,))
+BY_BATCH_EXPRESS: Final = Side("the same past ASGI", BATCHED_EXPRESS, (201,))
 LIMITED_TOO: Final = Side("onsale, rate limit on", LIMITED, (202,), AT_ONCE)
 NOT_COUNTED: Final = Side("onsale, no metrics", UNMETERED, (202,), AT_ONCE)
 
@@ -84,7 +86,17 @@ _ANY: Final = ()
 HOT: Final = Scenario(
     "hot",
     "one hot event, 64 connections",
-    (*_HOT, BY_BATCH_FULL, ASGI, BY_EVALSHA, BY_JOB, BY_LOCK, BY_STATEMENT, BY_SEAT_ROW),
+    (
+        *_HOT,
+        BY_BATCH_FULL,
+        BY_BATCH_EXPRESS,
+        ASGI,
+        BY_EVALSHA,
+        BY_JOB,
+        BY_LOCK,
+        BY_STATEMENT,
+        BY_SEAT_ROW,
+    ),
 )
 SELLOUT: Final = Scenario(
     "sellout",
@@ -118,7 +130,7 @@ def scenarios() -> Iterator[Scenario]:
     yield Scenario(
         "refused",
         "a sold-out event: nothing but refusals",
-        (CONFIRMED, CEILING, BY_BATCH, BY_STATEMENT),
+        (CONFIRMED, CEILING, BY_BATCH, BY_BATCH_EXPRESS, BY_STATEMENT),
         seats=0,
         wants=(*_REFUSED, 201),
     )

@@ -53,14 +53,14 @@ class Servers:
         self._at_end.close()
 
     def database_url(self, contender: Contender) -> str:
-        """The contender's database; variants of onsale share its own."""
+        """The contender's database, by the Unix socket; variants of onsale share its own."""
         name = ONSALE.name if contender.is_ours else contender.name
-        return f"{self.postgres.url.rpartition('/')[0]}/{name}"
+        return f"{self.postgres.local_url.rpartition('/')[0]}/{name}"
 
     def redis_url(self, contender: Contender) -> str:
-        """The contender's database in Redis."""
+        """The contender's database in Redis, by the Unix socket."""
         name = ONSALE.name if contender.is_ours else contender.name
-        return f"{self.redis.url.rpartition('/')[0]}/{REDIS_DATABASE.get(name, 3)}"
+        return f"{self.redis.local_url}?db={REDIS_DATABASE.get(name, 3)}"
 
     def fresh_folder(self, name: str) -> Path:
         """An empty folder."""

@@ -68,6 +68,7 @@ async def _state(
         {},
         {"log_level": "info", "rate_limit_max": 0},
         {"trusted_proxies": "10.0.0.0/8", "rate_limit_max": 0},
+        {"trusted_proxies": "10.0.0.0/8", "auth": "jwt", "jwt_secret": "s" * 32},
         {"auth": "jwt", "jwt_secret": "s" * 32},
     ],
 )
@@ -85,7 +86,6 @@ async def test_express_way(
     [
         {"log_level": "debug"},
         {"trusted_proxies": "10.0.0.0/8", "rate_limit_max": 100},
-        {"trusted_proxies": "10.0.0.0/8", "auth": "jwt", "jwt_secret": "s" * 32},
     ],
 )
 async def test_no_express_way(

@@ -12,9 +12,10 @@ from httpx2 import ASGITransport, AsyncClient
 
 from api import routes
 from api.auth import Caller
+from engine import limiter as limiter_module
 from engine.engine import Engine
 from engine.errors import RedisAway
-from engine.limiter import Allowance, Limiter
+from engine.limiter import AHEAD, Allowance, Limiter
 from engine.permissions import Permission
 from engine.recovery import redis_client
 from engine.road import Road
@@ -173,6 +174,76 @@ async def test_a_reply_that_is_not_understood_counts_nobody_twice(more: list[int
     (unanswered,) = call.answers
     unanswered.set_exception(RedisAway("the answer of Redis was not understood"))
     assert [each.remaining for each in told] == [4, 4, 4]
+
+
+async def _told(limiter: Limiter, caller: str, calls: int) -> list[Allowance]:
+    """What so many calls of a caller hear before anything is sent."""
+    told = list[Allowance]()
+    for _ in range(calls):
+        limiter.ask(caller, told.append)
+    return told
+
+
+async def test_who_has_plenty_left_is_let_in_ahead(redis: Redis) -> None:
+    """A sixteenth of what he had left; each is counted, by the next write, and once."""
+    caller = uuid4().hex
+    async with _limiter(redis, max_calls=33) as limiter:
+        assert await _told(limiter, caller, 3) == []  # nothing is known of him
+        assert (await limiter.admit(caller)).remaining == 29
+        told = await _told(limiter, caller, 10)
+        assert [(each.wait_ms, each.remaining) for each in told] == [(0, 28)]
+        assert (await limiter.admit(caller)).remaining == 18
+
+
+async def test_who_was_heard_of_long_ago_waits(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others may have called under his name since."""
+    caller = uuid4().hex
+    async with _limiter(redis, max_calls=1000) as limiter:
+        await limiter.admit(caller)
+        monkeypatch.setattr(limiter_module, "MOMENT_S", -1.0)
+        assert await _told(limiter, caller, 1) == []
+
+
+async def test_what_is_on_its_way_is_ahead_too(redis: Redis) -> None:
+    """What was sent and not answered counts against the sixteenth."""
+    caller = uuid4().hex
+    async with _limiter(redis, max_calls=33) as limiter:
+        await limiter.admit(caller)
+        assert len(await _told(limiter, caller, 5)) == 2
+        sent = limiter.take()
+        assert len(sent) == 1
+        assert await _told(limiter, caller, 1) == []
+
+
+@pytest.mark.parametrize("used_by_others", [0, 1000])
+async def test_more_pass_than_may_only_as_many_as_are_ahead(
+    settings: Settings, redis: Redis, used_by_others: int
+) -> None:
+    """If others use up all the rest in that moment; whoever comes after that is refused."""
+    caller = uuid4().hex
+    async with (
+        redis_client(settings) as other,
+        _limiter(redis, max_calls=1000) as mine,
+        _limiter(other, max_calls=1000) as theirs,
+    ):
+        await mine.admit(caller)
+        await asyncio.gather(*(theirs.admit(caller) for _ in range(used_by_others)))
+        made = await asyncio.gather(*(mine.admit(caller) for _ in range(1000)))
+    passed = [allowance.wait_ms for allowance in made].count(0)
+    assert passed <= 999 - min(999, used_by_others) + 999 // AHEAD
+    assert passed >= 999 - used_by_others
+    assert made[-1].wait_ms > 0
+
+
+async def test_who_is_ahead_when_redis_goes_is_counted_alone(nowhere: Redis) -> None:
+    """This process remembers him."""
+    caller = uuid4().hex
+    async with _limiter(nowhere, max_calls=100) as limiter:
+        limiter._tab(caller).hear(99, 1000, asyncio.get_running_loop().time())  # noqa: SLF001
+        assert len(await _told(limiter, caller, 10)) == 6
+        assert (await limiter.admit(caller)).remaining == 89
 
 
 async def test_without_redis_each_is_told_as_well(nowhere: Redis) -> None:

@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 
 from engine import keys
 from engine.drain import Brake
+from engine.gate import Gate
 from engine.tasks import stop
 from tests import world
 from tests.engine.house import Shop
@@ -104,7 +105,7 @@ async def test_shift_that_cannot_run_waits_for_the_next_tick(
     own_house.server.kill()
     stores = own_house.stores
     brakes = [Brake() for _ in range(3)]
-    await shift({"stores": stores, "brakes": brakes, "name": "ann's"}, 1)
+    await shift({"stores": stores, "brakes": brakes, "gate": Gate(), "name": "ann's"}, 1)
     own_house.server.start()
 
 

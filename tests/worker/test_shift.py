@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from engine import keys
 from engine.drain import Brake
+from engine.gate import Gate
 from engine.model import Number
 from tests import world
 from tests.engine.house import crash_after_commit
@@ -33,7 +34,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 async def _shift(shop: Shop, brake: Brake | None = None) -> AsyncIterator[asyncio.Task[None]]:
     """A shift that has begun; at the end it is over, and nothing broke it."""
     before = (await shop.ledger.partition(shop.partition)).shift
-    shift = Shift(shop.house.stores, shop.partition, brake or Brake(), holder="ann's")
+    shift = Shift(shop.house.stores, shop.partition, brake or Brake(), Gate(), holder="ann's")
     task = asyncio.create_task(shift.run())
 
     async def begun() -> bool:
