@@ -176,8 +176,9 @@ class Identify:
         self._verifier = verifier
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on."""
-        scope["caller"] = identify(scope["headers"], self._verifier)
+        """Pass the request on; who is known already is not asked again."""
+        if "caller" not in scope:
+            scope["caller"] = identify(scope["headers"], self._verifier)
         await self._app(scope, receive, send)
 
 

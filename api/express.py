@@ -5,8 +5,9 @@ rate limit, for Redis, for the ledger (``engine/attempt.py``). It is read, check
 the functions of the call in ``api/routes.py``; what it comes to is the same.
 
 Whatever is not plain is served by the application. What was learned by then goes with it in the
-scope: ``allowance``, if the request was counted against a limit, and ``outcome``, if something has
-come of it: a reservation, or a failure.
+scope: ``caller``, who must not become a stranger while he waits for what he was let in to do;
+``allowance``, if the request was counted against a limit; and ``outcome``, if something has come of
+it: a reservation, or a failure.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from api.answers import Header
-    from api.auth import Verifier
+    from api.auth import Caller, Verifier
     from api.protocol import Cycle
     from api.schemas import ReserveRequest
     from engine.engine import Engine
@@ -70,8 +71,8 @@ class Express:
             check_media(headers)
             request = parse_reserve(body)
             check_user(caller, request.user_id)
-            wait_ms, applied = wait_of(headers, self._wait_ms)
-            passenger = Passenger(self, cycle, request, headers, wait_ms, applied)
+            wait = wait_of(headers, self._wait_ms)
+            passenger = Passenger(self, cycle, request, headers, wait, caller)
             if self._limiter:
                 name = limited_by(caller, cycle.protocol.client)
                 self._limiter.ask(name, passenger.allowed)
@@ -85,7 +86,7 @@ class Express:
 class Passenger(Attempt):
     """One request on its way."""
 
-    __slots__ = ("_allowance", "_applied", "_cycle", "_express", "_headers", "_request")
+    __slots__ = ("_allowance", "_applied", "_caller", "_cycle", "_express", "_headers", "_request")
 
     def __init__(
         self,
@@ -93,15 +94,16 @@ class Passenger(Attempt):
         cycle: Cycle,
         request: ReserveRequest,
         headers: dict[bytes, bytes],
-        wait_ms: int,
-        applied: tuple[Header, ...],
+        wait: tuple[int, tuple[Header, ...]],
+        caller: Caller | None,
     ) -> None:
+        wait_ms, self._applied = wait
         super().__init__(express.engine.waiters_of(request.event_id), wait_ms)
         self._express = express
         self._cycle = cycle
         self._request = request
         self._headers = headers
-        self._applied = applied
+        self._caller = caller
         self._allowance: Allowance | None = None
 
     def board(self) -> None:
@@ -150,6 +152,8 @@ class Passenger(Attempt):
 
     def _leave(self, outcome: Reservation | Exception | None = None) -> None:
         """Have the application serve the request."""
-        learned = {"allowance": self._allowance, "outcome": outcome}
+        learned: dict[str, object] = {"allowance": self._allowance, "outcome": outcome}
+        if self._caller:
+            learned["caller"] = self._caller
         self._cycle.run(self._express.app, **learned)
         del self._cycle  # as above

@@ -33,6 +33,7 @@ from api import routes
 from api.app import Application
 from api.auth import Caller, Keys, Tokens
 from api.express import PLACE, Express
+from api.problems import Refused
 from api.protocol import EXPRESS, Cycle, Protocol
 from engine.admission import Decision
 from engine.confirmations import Waiters
@@ -564,6 +565,36 @@ class TestCallers:
         assert alike(got[0]) == alike(got[1])
         assert int(got[1][0].split()[1]) == status
         assert ways.went == way
+
+    @pytest.mark.parametrize("told", ["a seat", "a failure", "nothing"])
+    async def test_token_that_expires_meanwhile(self, told: str) -> None:
+        """Who was let in is told what has come of it, and not that he may not."""
+
+        class Expiring:
+            asked = 0
+
+            def caller(self, _token: bytes) -> Caller:
+                self.asked += 1
+                if self.asked > 1:
+                    raise Refused("unauthorized")
+                return Caller("user ann", frozenset({Permission.RESERVE}), "ann")
+
+        async with (
+            Told.by(Stub(), verifier=Expiring()) as (stub, port, went),
+            Line.to(port) as line,
+        ):
+            line.say(post(ask(1), JSON + bearer("x") + b"Connection: close\r\n"))
+            (attempt,) = await stub.got()
+            if told == "a seat":
+                attempt.set_result(granted(1))
+                stub.waiters.heard(drained(1))
+            elif told == "a failure":
+                attempt.set_exception(RedisAway("lost"))
+            else:
+                attempt.set_result(None)
+            first, _, _ = await line.answer()
+            status = b"503" if told == "a failure" else b"201"
+            assert (first[9:12], went) == (status, LEFT)
 
     async def test_verifier_that_fails(self, engine: Engine, events: Events) -> None:
         """A defect of ours is a 500 with a line in the log, as ever."""
