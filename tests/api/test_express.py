@@ -1228,21 +1228,21 @@ class TestNothingStays:
         )[0],
     }
 
-    @pytest.mark.parametrize("hangs_up", [False, True])
+    @pytest.mark.parametrize("caller", ["stays", "closes", "hangs up"])
     @pytest.mark.parametrize("name", TOLD)
-    async def test_nothing(
-        self, name: str, cycles: weakref.WeakSet[Any], *, hangs_up: bool
-    ) -> None:
+    async def test_nothing(self, name: str, caller: str, cycles: weakref.WeakSet[Any]) -> None:
         """Whatever came of it, and whether the caller was still there."""
         stub = Stub(refused=Reservation(Word.SOLD_OUT))
         async with Told.by(stub, wait_ms=50) as (_, port, _):
             async with Line.to(port) as line:
-                line.say(post(ask(1)))
+                line.say(
+                    post(ask(1), JSON + (b"Connection: close\r\n" if caller == "closes" else b""))
+                )
                 attempts = await stub.got()
-                if not hangs_up:
+                if caller != "hangs up":
                     self.TOLD[name](attempts[0], stub)
                     await answered(line)
-            if hangs_up:
+            if caller == "hangs up":
                 cycle = cast("Any", attempts[0])._cycle  # noqa: SLF001 - as above
                 await gone_from(cycle)
                 del cycle
