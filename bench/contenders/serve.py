@@ -12,14 +12,15 @@ from api.protocol import Protocol
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
-def serve(application: ASGIApp) -> None:
+def serve(application: ASGIApp, protocol: type[HttpToolsProtocol] = Protocol) -> None:
     """Serve on the socket that the bench opened, until told to end."""
     config = Config(
         application,
         loop="uvloop",
-        http=Protocol,
+        http=protocol,
         ws="none",
         lifespan="on",
         workers=1,

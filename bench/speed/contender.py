@@ -71,6 +71,9 @@ BATCHED_FULL: Final = Contender(
 BATCHED_EXPRESS: Final = Contender(
     "postgres_batched_express", "bench.contenders.postgres_batched_express", store="postgres"
 )
+BATCHED_PLAIN: Final = Contender(
+    "postgres_batched_plain", "bench.contenders.postgres_batched_plain", store="postgres"
+)
 CONTENDERS: Final = (
     ONSALE,
     BARE,
@@ -83,6 +86,7 @@ CONTENDERS: Final = (
     BATCHED,
     BATCHED_FULL,
     BATCHED_EXPRESS,
+    BATCHED_PLAIN,
 )
 
 

@@ -11,6 +11,7 @@ from bench.speed.contender import (
     BATCHED,
     BATCHED_EXPRESS,
     BATCHED_FULL,
+    BATCHED_PLAIN,
     EVALSHA,
     FOR_UPDATE,
     LIMITED,
@@ -51,6 +52,7 @@ BY_SEAT_ROW: Final = Side("Postgres, SKIP LOCKED", SEAT_ROWS, (201,))
 BY_BATCH: Final = Side("Postgres, micro-batched", BATCHED, (201,))
 BY_BATCH_FULL: Final = Side("the same with our indexes", BATCHED_FULL, (201,))
 BY_BATCH_EXPRESS: Final = Side("the same past ASGI", BATCHED_EXPRESS, (201,))
+BY_BATCH_PLAIN: Final = Side("the same, uvicorn as it comes", BATCHED_PLAIN, (201,))
 LIMITED_TOO: Final = Side("onsale, rate limit on", LIMITED, (202,), AT_ONCE)
 NOT_COUNTED: Final = Side("onsale, no metrics", UNMETERED, (202,), AT_ONCE)
 
@@ -90,6 +92,7 @@ HOT: Final = Scenario(
         *_HOT,
         BY_BATCH_FULL,
         BY_BATCH_EXPRESS,
+        BY_BATCH_PLAIN,
         ASGI,
         BY_EVALSHA,
         BY_JOB,
@@ -130,7 +133,7 @@ def scenarios() -> Iterator[Scenario]:
     yield Scenario(
         "refused",
         "a sold-out event: nothing but refusals",
-        (CONFIRMED, CEILING, BY_BATCH, BY_BATCH_EXPRESS, BY_STATEMENT),
+        (CONFIRMED, CEILING, BY_BATCH, BY_BATCH_EXPRESS, BY_BATCH_PLAIN, BY_STATEMENT),
         seats=0,
         wants=(*_REFUSED, 201),
     )

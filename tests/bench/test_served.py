@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+from inspect import signature
 
+from api.protocol import Protocol
+from bench.contenders.serve import serve
 from bench.speed.contender import CONTENDERS, ONSALE
 from tests.tidy.sources import ROOT, tree
 
@@ -22,7 +25,9 @@ def test_uvicorn_has_the_same_settings() -> None:
     """But for the number of processes, which is one for everybody."""
     ours, theirs = settings_of("api/__main__.py"), settings_of("bench/contenders/serve.py")
     assert theirs["workers"] == "1"
-    assert {**theirs, "workers": ours["workers"]} == {
+    assert theirs["http"] == "protocol"
+    assert signature(serve).parameters["protocol"].default is Protocol
+    assert {**theirs, "workers": ours["workers"], "http": ours["http"]} == {
         name: value for name, value in ours.items() if name not in ASKED_FOR
     }
 
