@@ -3,9 +3,9 @@
 Calls that arrive while a script call is in flight go together in the next one, as in admission. The
 limit protects the service and decides nothing, so without Redis it goes on in this process alone.
 
-Who was told a moment ago that he has plenty left is let in ahead: his call is counted with the next
-write, and he does not wait for that. Should others who call under his name use up all that was left
-in that moment, then so many more calls pass as a process lets in ahead, at most.
+Who was told a moment ago that he has plenty left is let in ahead: his call is counted soon, and he
+does not wait for that. Should others who call under his name use up all that was left in that
+moment, then so many more calls pass as a process lets in ahead, at most.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ MAX_REMEMBERED: Final = 100_000
 AHEAD: Final = 16
 """Of what a caller has left, one part in so many may be let in ahead."""
 MOMENT_S: Final = 0.05
+COUNT_S: Final = 0.02
+"""After so long, at the latest, Redis is told of those who were let in ahead."""
 
 
 class Allowance(NamedTuple):
@@ -107,6 +109,7 @@ class Limiter:
         self._tabs: dict[str, _Tab] = {}
         self._owing: dict[str, None] = {}
         """Callers with calls that were not sent."""
+        self._counts_soon = False
         self._is_known = True
         """Whether Redis has the script, as far as we know."""
         self._used_until_s: dict[str, float] = {}
@@ -131,14 +134,16 @@ class Limiter:
     def ask(self, caller: str, tell: Tell) -> None:
         """``admit`` for who is not a task."""
         tab = self._tab(caller)
-        if caller not in self._owing:
-            self._owing[caller] = None
-            self._road.arrive(self)
+        self._owing[caller] = None
         allowance = tab.let_in(self._loop.time())
         if allowance is None:
             tab.waiting.append(tell)
-        else:
-            tell(allowance)
+            self._road.arrive(self)
+            return
+        if not self._counts_soon:
+            self._counts_soon = True
+            self._loop.call_later(COUNT_S, self._count)
+        tell(allowance)
 
     def take(self) -> list[Call]:
         """The next batch: one script call for all of its callers."""
@@ -146,6 +151,12 @@ class Limiter:
         for caller in callers:
             del self._owing[caller]
         return [self._call({caller: self._tabs[caller].send() for caller in callers})]
+
+    def _count(self) -> None:
+        """Have those counted who were let in ahead, unless a caller who waits has had it done."""
+        self._counts_soon = False
+        if self._owing:
+            self._road.arrive(self)
 
     def _call(self, batch: Batch) -> Call:
         by_digest, with_text = unfenced(

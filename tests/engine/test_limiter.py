@@ -185,7 +185,7 @@ async def _told(limiter: Limiter, caller: str, calls: int) -> list[Allowance]:
 
 
 async def test_who_has_plenty_left_is_let_in_ahead(redis: Redis) -> None:
-    """A sixteenth of what he had left; each is counted, by the next write, and once."""
+    """A sixteenth of what he had left; each is counted with the next write, and once."""
     caller = uuid4().hex
     async with _limiter(redis, max_calls=33) as limiter:
         assert await _told(limiter, caller, 3) == []  # nothing is known of him
@@ -193,6 +193,25 @@ async def test_who_has_plenty_left_is_let_in_ahead(redis: Redis) -> None:
         told = await _told(limiter, caller, 10)
         assert [(each.wait_ms, each.remaining) for each in told] == [(0, 28)]
         assert (await limiter.admit(caller)).remaining == 18
+
+
+async def test_who_is_let_in_ahead_is_counted_though_nobody_follows(
+    settings: Settings, redis: Redis
+) -> None:
+    """Other processes learn of him."""
+    caller = uuid4().hex
+    async with (
+        redis_client(settings) as other,
+        _limiter(redis, max_calls=33) as mine,
+        _limiter(other, max_calls=33) as theirs,
+    ):
+        await mine.admit(caller)
+        assert len(await _told(mine, caller, 1)) == 1
+        async with asyncio.timeout(10):
+            while mine.queued:  # noqa: ASYNC110 - a timer
+                await asyncio.sleep(0)
+        await mine.admit(uuid4().hex)  # after it, on the same road
+        assert (await theirs.admit(caller)).remaining == 30
 
 
 async def test_who_was_heard_of_long_ago_waits(
