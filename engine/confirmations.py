@@ -64,6 +64,7 @@ class Waiters:
         self._known_after = self._known_to = Number(0, 0)
         self._rejected: dict[Number, str] = {}
         self._samples: deque[tuple[Number, float]] = deque()
+        self._apart_s = 0.0  # the samples are at least
         self._took_s = self._taken_at_s = 0.0
         self._deadlines: dict[int, Deadline[Sink[Word | None]]] = {}  # by wait_ms
         self._is_released = False
@@ -72,8 +73,17 @@ class Waiters:
 
     def granted(self, number: Number) -> None:
         """Note when a number was given out, to know how far behind the ledger is."""
-        if number > self._known_to and len(self._samples) < MAX_SAMPLES:
-            self._samples.append((number, self._loop.time()))
+        if number <= self._known_to:
+            return
+        samples, now_s = self._samples, self._loop.time()
+        if not samples:
+            self._apart_s = 0.0
+        elif len(samples) >= MAX_SAMPLES:  # it is far behind: half as many tell as well how far
+            self._samples = samples = deque(itertools.islice(samples, 0, None, 2))
+            self._apart_s = (now_s - samples[0][1]) / len(samples)
+        elif now_s - samples[-1][1] < self._apart_s:
+            return
+        samples.append((number, now_s))
 
     async def wait(self, number: Number, wait_ms: int) -> Word | None:
         """Wait until the ledger has taken a number, or refused it.

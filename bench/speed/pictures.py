@@ -159,4 +159,4 @@ def label(axes: Axes, title: str, below: str, beside: str) -> None:
         axes.set_ylim(bottom=0 if beside else None)
     axes.grid(visible=True, alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
+    axes.figure.legend(frameon=False, fontsize=8, loc="outside right upper")
