@@ -102,7 +102,8 @@ async def test_does_not_add_up(sale: Sale, tmp_path: Path) -> None:
     event_id = await sale.open_event(100)
     await sale.sql(
         "CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS "
-        "$$ BEGIN DELETE FROM bookings WHERE user_id LIKE 'rush-%-7'; RETURN NULL; END $$"
+        "$$ BEGIN DELETE FROM bookings WHERE event_id = (SELECT max(id) FROM events) "
+        "AND user_id LIKE 'rush-%-7'; RETURN NULL; END $$"
     )
     await sale.sql(
         "CREATE TRIGGER lose AFTER INSERT ON bookings FOR EACH STATEMENT EXECUTE FUNCTION lose()"
