@@ -7,7 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from redis.asyncio import Connection
 
@@ -80,6 +80,7 @@ stretches = st.tuples(st.sampled_from([1, 1, 1, 0, 2]), numbers, st.integers(0, 
 
 
 @given(st.lists(stretches, min_size=1, max_size=6), st.integers(1, 6))
+@example([(1, 1, 1, 1), (1, 1, 0, 1), (1, 1, 0, 1)], 2)
 def test_reserves_are_the_items_in_columns(
     drawn: list[tuple[int, int, int, int]], most: int
 ) -> None:
@@ -102,8 +103,8 @@ def test_reserves_are_the_items_in_columns(
         ]
         assert batch.seats == Counter(batch.event_ids)
         assert len(found) <= most
-        rest = entries[batch.entries :]
-        assert not rest or len(found) + len(items_beyond(Number(0, 0), rest[:1])) > most
+        rest = entries[batch.entries :]  # its first may be no reserve: its users count all the same
+        assert not rest or len(found) + len(json.loads(rest[0][1][-1])) > most
     else:
         first, whole = (items_beyond(Number(0, 0), some) for some in (entries[:1], entries))
         follow = [Number(3, seq) for seq in range(mark.seq + 1, mark.seq + 1 + len(whole))]
