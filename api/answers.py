@@ -15,6 +15,8 @@ import msgspec
 from api import schemas
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from starlette.types import Send
 
     from engine.model import Event
@@ -27,6 +29,11 @@ NO_STORE: Header = (b"cache-control", b"no-store")
 
 encode = msgspec.json.Encoder().encode
 """Write a value of this API as JSON bytes."""
+
+
+def lines(headers: Iterable[Header]) -> bytes:
+    """Write headers as HTTP/1.1 has them."""
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
 class Answer:
@@ -44,8 +51,7 @@ class Answer:
     def rest(self) -> bytes:
         """Its headers and its body as HTTP/1.1 has them."""
         if not self._rest:
-            head = b"".join([b"%b: %b\r\n" % header for header in self.headers])
-            self._rest = b"%b\r\n%b" % (head, self.body)
+            self._rest = b"%b\r\n%b" % (lines(self.headers), self.body)
         return self._rest
 
     async def send(self, send: Send) -> None:

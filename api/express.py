@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from api.auth import check_user, identify, permit
-from api.middleware import limit_lines, limited_by
+from api.middleware import limited_by, limits_of
 from api.requests import MAX_BODY_BYTES, check_media, headers_of, parse_reserve
 from api.routes import RESERVE, answer_of, wait_of
 from engine.attempt import Attempt
@@ -147,8 +147,8 @@ class Passenger(Attempt):
     def _answer(self, made: Reservation) -> bool:
         answer = answer_of(made, self._request, self._headers, self._applied)
         allowance = self._allowance
-        lines = limit_lines(allowance, self._express.rate_limit) if allowance else b""
-        return self._cycle.answer(answer, lines)
+        limits = limits_of(allowance, self._express.rate_limit) if allowance else ()
+        return self._cycle.answer(answer, limits)
 
     def _leave(self, outcome: Reservation | Exception | None = None) -> None:
         """Have the application serve the request."""
@@ -156,4 +156,4 @@ class Passenger(Attempt):
         if self._caller:
             learned["caller"] = self._caller
         self._cycle.run(self._express.app, **learned)
-        del self._cycle  # as above
+        del self._cycle  # as in ``end``

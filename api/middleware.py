@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 _FAULTS = tuple(FAULTS)
 _REQUEST_ID = b"x-request-id"
-_LIMIT_LINES = b"x-ratelimit-limit: %d\r\nx-ratelimit-remaining: %d\r\nx-ratelimit-reset: %d\r\n"
 _GOOD_ID = re.compile(rb"[!-~]{1,128}")
 
 
@@ -72,11 +71,6 @@ def limits_of(made: Allowance, max_calls: int) -> tuple[Header, ...]:
         (b"x-ratelimit-remaining", b"%d" % made.remaining),
         (b"x-ratelimit-reset", b"%d" % _seconds(made.reset_ms)),
     )
-
-
-def limit_lines(made: Allowance, max_calls: int) -> bytes:
-    """``limits_of`` as lines of HTTP/1.1."""
-    return _LIMIT_LINES % (max_calls, made.remaining, _seconds(made.reset_ms))
 
 
 def _seconds(ms: int) -> int:

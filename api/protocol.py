@@ -25,12 +25,14 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
+from api.answers import lines
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from uvicorn._types import ASGIReceiveEvent, HTTPScope
 
-    from api.answers import Answer
+    from api.answers import Answer, Header
 
 MAX_HEAD_BYTES: Final = 65_536
 """The parser keeps what has no end, and copies it with each read: it would stop for everybody."""
@@ -40,10 +42,8 @@ _SHORT: Final = frozenset((b"GET", b"POST", b"DELETE", b"PATCH"))
 _CLOSE: Final = (b"connection", b"close")
 
 
-@lru_cache(maxsize=4)
-def _common(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
-    """The headers of a server, which are others once a second, as lines."""
-    return b"".join([b"%b: %b\r\n" % header for header in headers])
+_lines_of_server = lru_cache(maxsize=4)(lines)
+"""Of the headers that a server puts on every answer; they are others once a second."""
 
 
 class Cycle(RequestResponseCycle):
@@ -98,10 +98,10 @@ class Cycle(RequestResponseCycle):
         self.scope.update(more)  # type: ignore[typeddict-item]  # an application may have its own
         self.protocol.start(self, app)
 
-    def answer(self, answer: Answer, lines: bytes = b"") -> bool:
-        """Send a whole answer, with more lines in its head; False if an application must do it."""
+    def answer(self, answer: Answer, more: tuple[Header, ...] = ()) -> bool:
+        """Send a whole answer, with more headers; False if an application must do it."""
         if self._is_plain:
-            self._write(STATUS_LINE[answer.status], lines, answer.rest)
+            self._write(answer.status, lines(more), answer.rest)
         return self.response_complete or self.disconnected
 
     async def send(self, message: Any) -> None:
@@ -124,10 +124,10 @@ class Cycle(RequestResponseCycle):
             or not self._is_plain
         ):
             return False
-        head = b"".join([b"%b: %b\r\n" % header for header in headers])
+        head = lines(headers)
         if head.count(b"\n") != len(headers):  # a value would become a header: uvicorn says so
             return False
-        self._write(STATUS_LINE[start["status"]], head, b"\r\n%b" % body)
+        self._write(start["status"], head, b"\r\n%b" % body)
         return True
 
     @property
@@ -135,11 +135,11 @@ class Cycle(RequestResponseCycle):
         """Whether nothing must be said or waited for beside the answer."""
         return self.keep_alive and not self.disconnected and not self.flow.write_paused
 
-    def _write(self, status_line: bytes, lines: bytes, rest: bytes) -> None:
+    def _write(self, status: int, head: bytes, rest: bytes) -> None:
         """Send all of an answer at once; what the server says of itself comes first."""
         self.response_started = self.response_complete = True
-        common = _common(tuple(self.default_headers))
-        self.transport.write(b"%b%b%b%b" % (status_line, common, lines, rest))
+        common = _lines_of_server(tuple(self.default_headers))
+        self.transport.write(b"%b%b%b%b" % (STATUS_LINE[status], common, head, rest))
         if "message_event" in self.__dict__:
             self.message_event.set()
         self.on_response()
@@ -256,8 +256,8 @@ class Protocol(HttpToolsProtocol):
     def _look_in(self, seconds: float) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self._close_if_idle)
 
-    def start(self, cycle: Cycle, app: Any) -> None:
-        """Have an application serve a request that is the last one that came.
+    def start(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Have an application serve a request that this has as the running one already.
 
         Who calls may be at work for others: what is bound in his context is not this request's.
         """
@@ -265,7 +265,7 @@ class Protocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
-        Context().run(super()._start_asgi_task, cycle, app)
+        self.start(cycle, app)
 
     @cached_property
     def _express(self) -> Mapping[tuple[bytes, bytes], Callable[[Cycle], bool]]:

@@ -73,8 +73,9 @@ class Lane:
     """The way of one partition's requests to Redis.
 
     ``reserve``, ``cancel``, ``look`` and ``find`` raise ``Overloaded`` at once when the queue is at
-    its bound, and else return a future. Its result is None if the event is cold; it may raise
-    ``Dirty``, ``Fenced``, ``RedisAway`` or ``Overloaded``.
+    its bound. Else ``reserve`` tells the sink that it is given, and the others return a future. The
+    result is None if the event is cold; it may be ``Dirty``, ``Fenced``, ``RedisAway`` or
+    ``Overloaded``.
     """
 
     def __init__(self, partition: int, road: Road, *, outbox_bound: int, queue_bound: int) -> None:
@@ -97,20 +98,12 @@ class Lane:
             self.scripts = Scripts(self.partition, epoch)
 
     def reserve(
-        self, event_id: int, user_id: str, request: str = ""
-    ) -> asyncio.Future[Decision | None]:
+        self, event_id: int, user_id: str, answer: Sink[Decision | None], request: str = ""
+    ) -> None:
         """Ask for a seat; reserved, replayed, already booked or sold out.
 
         ``request`` is what is asked for under an Idempotency-Key; "" without one.
         """
-        answer: asyncio.Future[Decision | None] = self._loop.create_future()
-        self.ask(event_id, user_id, answer, request)
-        return answer
-
-    def ask(
-        self, event_id: int, user_id: str, answer: Sink[Decision | None], request: str = ""
-    ) -> None:
-        """``reserve`` for who is not a task: ``answer`` is told what that would come to."""
         self._admit()
         asks = self._asks.get(event_id)
         if asks is None:

@@ -64,7 +64,7 @@ class Waiters:
         self._known_after = self._known_to = Number(0, 0)
         self._rejected: dict[Number, str] = {}
         self._samples: deque[tuple[Number, float]] = deque()
-        self._apart_s = 0.0  # the samples are at least
+        self._apart_s = 0.0  # how far the samples are apart, at least
         self._took_s = self._taken_at_s = 0.0
         self._deadlines: dict[int, Deadline[Sink[Word | None]]] = {}  # by wait_ms
         self._is_released = False

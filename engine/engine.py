@@ -192,7 +192,7 @@ class Engine:
         """
         if self._away:
             raise self._away
-        self._lanes[event_id % self._partitions].ask(event_id, user_id, attempt)
+        self._lanes[event_id % self._partitions].reserve(event_id, user_id, attempt)
 
     def waiters_of(self, event_id: int) -> Waiters:
         """Those who wait for the ledger to take what was given of this event."""
@@ -402,7 +402,7 @@ class Engine:
 
         def attempt() -> asyncio.Future[Reservation | None]:
             made: asyncio.Future[Reservation | None] = asyncio.get_running_loop().create_future()
-            lane.ask(event_id, user_id, Awaited(waiters, wait_ms, made), request)
+            lane.reserve(event_id, user_id, Awaited(waiters, wait_ms, made), request)
             return made
 
         return await self._decided(event_id, lane, attempt) or _NO_EVENT

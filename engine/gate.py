@@ -1,8 +1,9 @@
 """The gate between a worker's drains and the ledger: so many transactions at a time, and no more.
 
-Where many partitions are sold at once, what comes to one of them while others are in the ledger
+Where many partitions are sold at once, what comes to one of them while others have their places
 gathers, and goes together in its next transaction: one that takes eight bookings costs little more
-than one that takes two. Where there are few, nobody waits here.
+than one that takes two. Where there are few, nobody waits here. A drain has its place until those
+who wait for what it took were told.
 """
 
 from __future__ import annotations

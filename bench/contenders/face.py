@@ -103,7 +103,7 @@ class Face:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, or live through the life of the process."""
         if scope["type"] == "lifespan":
-            await self._live(scope, receive, send)
+            await self._live(receive, send)
             return
         try:
             made = await self._answer(scope, receive)
@@ -111,7 +111,7 @@ class Face:
             made = AWAY
         await made.send(send)
 
-    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
         await self._peer.open()
         calm_the_garbage_collector()
@@ -169,9 +169,11 @@ class ExpressFace(Face):
         super().__init__(peer)
         self._asked = peer
 
-    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["state"][EXPRESS] = {PLACE: self._take}
-        await super()._live(scope, receive, send)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Take plain bookings over from now on, and serve what is left."""
+        if scope["type"] == "lifespan":
+            scope["state"][EXPRESS] = {PLACE: self._take}
+        await super().__call__(scope, receive, send)
 
     def _take(self, cycle: Cycle) -> bool:
         try:

@@ -162,7 +162,7 @@ def scenarios() -> Iterator[Scenario]:
     yield Scenario("backlog", "one worker and a backlog", (ACCEPTED,), way="backlog", long=2)
     yield Scenario(
         "stopped", "Postgres stopped in the middle, 1,000 events", (CONFIRMED, ACCEPTED, BY_BATCH),
-        events=1000, seats=PLENTY // 1000, way="stopped", long=4, rounds=1,
+        events=1000, seats=PLENTY // 1000, way="stopped", long=8, rounds=1,
     )  # fmt: skip
     yield Scenario("soak", "a minute at full load", (CONFIRMED, ACCEPTED), long=12, rounds=1)
 

@@ -47,6 +47,14 @@ async def _lane(shop: Shop, *, timeout_ms: int = 5000, **bounds: int) -> AsyncIt
         yield _on(road, shop, **bounds)
 
 
+def _reserve(
+    lane: Lane, event_id: int, user_id: str, request: str = ""
+) -> asyncio.Future[Decision | None]:
+    answer: asyncio.Future[Decision | None] = asyncio.get_running_loop().create_future()
+    lane.reserve(event_id, user_id, answer, request)
+    return answer
+
+
 class Pause:
     """Redis takes no call that writes, until it is told to go on."""
 
@@ -94,14 +102,14 @@ async def test_one_call_for_one(shop: Shop) -> None:
     """An idle engine adds no delay: a request goes at once, alone."""
     event_id = await shop.open_event(5)
     async with _lane(shop) as lane:
-        first = await lane.reserve(event_id, "ann")
-        second = await lane.reserve(event_id, "bob", "r")
+        first = await _reserve(lane, event_id, "ann")
+        second = await _reserve(lane, event_id, "bob", "r")
         assert [first[:2], second[:2]] == [
             (Word.RESERVED, Number(1, 1)),
             (Word.RESERVED, Number(1, 2)),
         ]
-        assert await lane.reserve(event_id, "ann") == Decision(Word.ALREADY_BOOKED, Number(1, 1))
-        assert await lane.reserve(event_id, "bob", "r") == Decision(Word.REPLAYED, Number(1, 2))
+        assert await _reserve(lane, event_id, "ann") == Decision(Word.ALREADY_BOOKED, Number(1, 1))
+        assert await _reserve(lane, event_id, "bob", "r") == Decision(Word.REPLAYED, Number(1, 2))
     assert await _batches(shop) == [1, 1]
 
 
@@ -110,7 +118,7 @@ async def test_one_look_for_all_who_look(shop: Shop, pause: Pause) -> None:
     event_id, other = await shop.open_event(5), await shop.open_event(7)
     async with _lane(shop) as lane:
         await pause.begin()
-        first = lane.reserve(event_id, "ann")
+        first = _reserve(lane, event_id, "ann")
         await pause.in_flight()
         before = await _looks(shop)
         looks = [lane.look(each) for each in (event_id, other, event_id, other, event_id)]
@@ -133,9 +141,9 @@ async def test_gather_while_a_call_is_in_flight(shop: Shop, pause: Pause) -> Non
     event_id = await shop.open_event(100)
     async with _lane(shop) as lane:
         await pause.begin()
-        first = lane.reserve(event_id, "first")
+        first = _reserve(lane, event_id, "first")
         await pause.in_flight()
-        others = [lane.reserve(event_id, f"user {i}") for i in range(50)]
+        others = [_reserve(lane, event_id, f"user {i}") for i in range(50)]
         await pause.end()
         decisions = await asyncio.gather(first, *others)
     assert [decision.number.seq for decision in decisions] == list(range(1, 52))
@@ -159,10 +167,10 @@ async def test_outcomes_are_counted(shop: Shop) -> None:
     for shut, window in ((early, Window(MAX_MS)), (late, Window(None, 0))):
         await shop.scripts.call(shop.redis, shop.scripts.repair(shut, [], window=window))
     async with _lane(shop) as lane:
-        assert await lane.reserve(early, "ann") == Decision(Word.NOT_OPEN, at_ms=MAX_MS)
-        assert await lane.reserve(late, "ann") == Decision(Word.CLOSED)
+        assert await _reserve(lane, early, "ann") == Decision(Word.NOT_OPEN, at_ms=MAX_MS)
+        assert await _reserve(lane, late, "ann") == Decision(Word.CLOSED)
         users = ("ann", "bob", "bob", "cem", "dan")
-        await asyncio.gather(*(lane.reserve(event_id, user, f"of {user}") for user in users))
+        await asyncio.gather(*(_reserve(lane, event_id, user, f"of {user}") for user in users))
         claims = [await lane.claim("key", request) for request in ("one", "one", "other")]
         assert claims == [True, True, False]
     after = counted()
@@ -182,9 +190,9 @@ async def test_five_hundred_and_one(shop: Shop, pause: Pause) -> None:
     event_id = await shop.open_event(1000)
     async with _lane(shop) as lane:
         await pause.begin()
-        first = lane.reserve(event_id, "first")
+        first = _reserve(lane, event_id, "first")
         await pause.in_flight()
-        others = [lane.reserve(event_id, f"user {i}") for i in range(501)]
+        others = [_reserve(lane, event_id, f"user {i}") for i in range(501)]
         await pause.end()
         decisions = await asyncio.gather(first, *others)
     assert [decision.number.seq for decision in decisions] == list(range(1, 503))
@@ -195,7 +203,7 @@ async def test_events_go_in_one_write(shop: Shop) -> None:
     """Each event's callers get their own event's answer."""
     events = [await shop.open_event(seats) for seats in (0, 1, 2)]
     async with _lane(shop) as lane:
-        asked = [lane.reserve(event, user) for user in ("ann", "bob") for event in events]
+        asked = [_reserve(lane, event, user) for user in ("ann", "bob") for event in events]
         words = [decision.word for decision in await asyncio.gather(*asked)]
     full, got = Word.SOLD_OUT, Word.RESERVED
     assert words == [full, got, got, full, full, got]
@@ -206,12 +214,12 @@ async def test_queue_at_its_bound(shop: Shop, pause: Pause) -> None:
     event_id = await shop.open_event(100)
     async with _lane(shop, queue_bound=3) as lane:
         await pause.begin()
-        waiting = [lane.reserve(event_id, "first")]
+        waiting = [_reserve(lane, event_id, "first")]
         await pause.in_flight()
-        waiting += [lane.reserve(event_id, user) for user in ("a", "b")]
+        waiting += [_reserve(lane, event_id, user) for user in ("a", "b")]
         waiting.append(lane.look(event_id))
         for ask in (
-            lambda: lane.reserve(event_id, "c"),
+            lambda: _reserve(lane, event_id, "c"),
             lambda: lane.cancel(event_id, "a", Number(1, 1)),
             lambda: lane.look(event_id),
             lambda: lane.find(Number(1, 1)),
@@ -220,7 +228,7 @@ async def test_queue_at_its_bound(shop: Shop, pause: Pause) -> None:
                 ask()
         await pause.end()
         await asyncio.gather(*waiting)
-        assert (await lane.reserve(event_id, "c")).word is Word.RESERVED
+        assert (await _reserve(lane, event_id, "c")).word is Word.RESERVED
 
 
 async def test_outbox_at_its_bound(shop: Shop) -> None:
@@ -228,9 +236,9 @@ async def test_outbox_at_its_bound(shop: Shop) -> None:
     event_id = await shop.open_event(100)
     async with _lane(shop, outbox_bound=10) as lane:
         users = [f"user {i}" for i in range(10)]
-        given = [await lane.reserve(event_id, user) for user in users]
+        given = [await _reserve(lane, event_id, user) for user in users]
         with pytest.raises(Overloaded):
-            await lane.reserve(event_id, "late")
+            await _reserve(lane, event_id, "late")
         cancelled = await lane.cancel(event_id, users[0], given[0].number)
         assert cancelled == Decision(Word.CANCELLED, Number(1, 11))
         with pytest.raises(Overloaded):
@@ -242,13 +250,13 @@ async def test_lost_answer(shop: Shop, pause: Pause) -> None:
     event_id = await shop.open_event(100)
     async with _lane(shop) as lane:
         await pause.begin()
-        asked = [lane.reserve(event_id, user) for user in "abc"]
+        asked = [_reserve(lane, event_id, user) for user in "abc"]
         await pause.in_flight()
         await pause.cut()
         answers = await asyncio.gather(*asked, return_exceptions=True)
         assert [type(answer) for answer in answers] == [RedisAway] * 3
         await pause.end()
-        assert (await lane.reserve(event_id, "d")).number == Number(1, 1)
+        assert (await _reserve(lane, event_id, "d")).number == Number(1, 1)
     assert await _batches(shop) == [1]
 
 
@@ -258,12 +266,12 @@ async def test_answer_in_time_or_not_at_all(shop: Shop, pause: Pause) -> None:
     async with _lane(shop, timeout_ms=50) as lane:
         await pause.begin()
         with pytest.raises(RedisAway):
-            await lane.reserve(event_id, "a")
+            await _reserve(lane, event_id, "a")
         await pause.end()
 
         async def works() -> Any:
             try:
-                return await lane.reserve(event_id, "b")
+                return await _reserve(lane, event_id, "b")
             except RedisAway:
                 return None
 
@@ -276,9 +284,9 @@ async def test_close_answers_everyone(shop: Shop, pause: Pause) -> None:
     async with _road(shop) as road:
         lane = _on(road, shop)
         await pause.begin()
-        asked = [lane.reserve(event_id, "first")]
+        asked = [_reserve(lane, event_id, "first")]
         await pause.in_flight()
-        asked += [lane.reserve(event_id, "second"), lane.look(event_id)]
+        asked += [_reserve(lane, event_id, "second"), lane.look(event_id)]
         await road.close()
         answers = await asyncio.gather(*asked, return_exceptions=True)
     assert [type(answer) for answer in answers] == [RedisAway] * 3
@@ -289,7 +297,7 @@ async def test_before_it_is_open(shop: Shop) -> None:
     async with _road(shop) as road:
         lane = Lane(shop.partition, road, outbox_bound=1, queue_bound=1)
         with pytest.raises(RedisAway):
-            lane.reserve(1, "ann")
+            _reserve(lane, 1, "ann")
         with pytest.raises(RedisAway):
             lane.look(1)
 
@@ -304,11 +312,11 @@ async def test_lanes_share_a_road(
         lanes = _on(road, shop), _on(road, other)
         await other.redis.hset(keys.log(other.partition), "epoch", "0")
         await pause.begin()
-        first = lanes[0].reserve(mine, "first")
+        first = _reserve(lanes[0], mine, "first")
         await pause.in_flight()
-        many = [lanes[0].reserve(mine, f"user {n}") for n in range(MAX_BATCH + 100)]
+        many = [_reserve(lanes[0], mine, f"user {n}") for n in range(MAX_BATCH + 100)]
         looks = [lanes[0].look(mine, f"user {n}") for n in range(3 * MAX_CALLS_A_WRITE)]
-        few = [lanes[1].reserve(theirs, user) for user in ("ann", "bob", "cem")]
+        few = [_reserve(lanes[1], theirs, user) for user in ("ann", "bob", "cem")]
         await pause.end()
         fenced = await asyncio.gather(*few, return_exceptions=True)
         assert [type(each) for each in fenced] == [Fenced] * 3
@@ -332,8 +340,8 @@ async def test_fenced_dirty_and_cold(shop: Shop) -> None:
     await shop.redis.hincrby(keys.event(shop.partition, dirty), "left", 1)
     async with _lane(shop) as lane:
         asked = [
-            lane.reserve(dirty, "a"), lane.reserve(dirty, "b"), lane.reserve(10**6, "a"),
-            lane.look(dirty), lane.look(10**6), lane.reserve(good, "a"),
+            _reserve(lane, dirty, "a"), _reserve(lane, dirty, "b"), _reserve(lane, 10**6, "a"),
+            lane.look(dirty), lane.look(10**6), _reserve(lane, good, "a"),
         ]  # fmt: skip
         answers = await asyncio.gather(*asked, return_exceptions=True)
         assert [type(a) for a in answers] == [
@@ -341,7 +349,7 @@ async def test_fenced_dirty_and_cold(shop: Shop) -> None:
         ]  # fmt: skip
         await shop.redis.hset(keys.log(shop.partition), "epoch", 2)
         answers = await asyncio.gather(
-            lane.reserve(good, "b"), lane.look(good), return_exceptions=True
+            _reserve(lane, good, "b"), lane.look(good), return_exceptions=True
         )
         assert [type(answer) for answer in answers] == [Fenced, Fenced]
 
@@ -351,7 +359,7 @@ async def test_who_leaves_harms_nobody(shop: Shop, pause: Pause) -> None:
     event_id = await shop.open_event(5)
     async with _lane(shop) as lane:
         await pause.begin()
-        first, second = lane.reserve(event_id, "ann"), lane.reserve(event_id, "bob")
+        first, second = _reserve(lane, event_id, "ann"), _reserve(lane, event_id, "bob")
         await pause.in_flight()
         first.cancel()
         await pause.end()
@@ -362,7 +370,7 @@ async def test_reads(shop: Shop) -> None:
     """The event as it is now, and the entry that holds a number."""
     event_id = await shop.open_event(5)
     async with _lane(shop) as lane:
-        await lane.reserve(event_id, "ann")
+        await _reserve(lane, event_id, "ann")
         look = await lane.look(event_id, "ann")
         assert look == Look(5, 4, 1, "Чайка", Number(1, 1), ALWAYS)
         seq, entry = await lane.find(Number(1, 1))

@@ -57,6 +57,19 @@ async def _limiter(
     await road.close()
 
 
+@asynccontextmanager
+async def _two(
+    settings: Settings, redis: Redis, *, max_calls: int
+) -> AsyncIterator[tuple[Limiter, Limiter]]:
+    """Those of two processes."""
+    async with (
+        redis_client(settings) as other,
+        _limiter(redis, max_calls=max_calls) as mine,
+        _limiter(other, max_calls=max_calls) as theirs,
+    ):
+        yield mine, theirs
+
+
 async def _passed(limiter: Limiter, calls: int) -> int:
     caller = uuid4().hex
     made = await asyncio.gather(*[limiter.admit(caller) for _ in range(calls)])
@@ -78,11 +91,7 @@ async def test_without_redis_the_limit_holds_in_this_process(nowhere: Redis) -> 
 async def test_two_processes_share_one_limit(settings: Settings, redis: Redis) -> None:
     """A caller has one limit, whichever process he reaches."""
     caller = uuid4().hex
-    async with (
-        redis_client(settings) as other,
-        _limiter(redis, max_calls=10) as mine,
-        _limiter(other, max_calls=10) as theirs,
-    ):
+    async with _two(settings, redis, max_calls=10) as (mine, theirs):
         waits = [(await each.admit(caller)).wait_ms for _ in range(8) for each in (mine, theirs)]
     assert waits[:10] == [0] * 10
     assert all(0 < wait <= HOUR_MS / 10 for wait in waits[10:])
@@ -200,11 +209,7 @@ async def test_who_is_let_in_ahead_is_counted_though_nobody_follows(
 ) -> None:
     """Other processes learn of him."""
     caller = uuid4().hex
-    async with (
-        redis_client(settings) as other,
-        _limiter(redis, max_calls=33) as mine,
-        _limiter(other, max_calls=33) as theirs,
-    ):
+    async with _two(settings, redis, max_calls=33) as (mine, theirs):
         await mine.admit(caller)
         assert len(await _told(mine, caller, 1)) == 1
         async with asyncio.timeout(10):
@@ -242,11 +247,7 @@ async def test_more_pass_than_may_only_as_many_as_are_ahead(
 ) -> None:
     """If others use up all the rest in that moment; whoever comes after that is refused."""
     caller = uuid4().hex
-    async with (
-        redis_client(settings) as other,
-        _limiter(redis, max_calls=1000) as mine,
-        _limiter(other, max_calls=1000) as theirs,
-    ):
+    async with _two(settings, redis, max_calls=1000) as (mine, theirs):
         await mine.admit(caller)
         await asyncio.gather(*(theirs.admit(caller) for _ in range(used_by_others)))
         made = await asyncio.gather(*(mine.admit(caller) for _ in range(1000)))
